@@ -1,0 +1,322 @@
+// The only file that knows pybind11. Every function here borrows its arrays, allocates its results, releases the GIL
+// and calls an operator. Arguments have been through npconv/functional.py; what would be unsafe is checked again,
+// here (type and layout) and in shape.hpp (sizes).
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <cstdlib>
+#include <optional>
+
+#include "conv.hpp"
+#include "dispatch.hpp"
+#include "gemm.hpp"
+#include "im2col.hpp"
+#include "parallel.hpp"
+#include "pool.hpp"
+#include "relu.hpp"
+#include "shape.hpp"
+
+namespace py = pybind11;
+
+namespace npconv {
+namespace {
+
+using Pair2 = std::array<index_t, 2>;
+using Padding4 = std::array<index_t, 4>;  // top, bottom, left, right
+
+Pair pair(const Pair2& p) { return {p[0], p[1]}; }
+
+/// The elements of a C-contiguous array of T; TypeError if it is anything else.
+template <class T>
+const T* borrow(const py::array& array, const char* name, py::ssize_t ndim) {
+    if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || array.ndim() != ndim) {
+        throw py::type_error(std::string("npconv._core: ") + name + " must be a C-contiguous, native array with " +
+                             std::to_string(ndim) + " axes and the type of the other arrays");
+    }
+    return static_cast<const T*>(array.data());
+}
+
+template <class T>
+py::array_t<T> result(std::initializer_list<index_t> sizes) {
+    return py::array_t<T>(std::vector<py::ssize_t>(sizes));
+}
+
+/// Calls f with a float or a double, as the array's elements are.
+template <class F>
+auto with_type_of(const py::array& array, F&& f) {
+    if (py::isinstance<py::array_t<float>>(array)) return f(float());
+    if (py::isinstance<py::array_t<double>>(array)) return f(double());
+    throw py::type_error("npconv._core: arrays must be float32 or float64");
+}
+
+ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight, Pair2 stride, Padding4 pad,
+                     Pair2 dilation, index_t groups) {
+    if (x.ndim() != 4 || weight.ndim() != 4) throw py::type_error("npconv._core: x and weight must have 4 axes");
+    return ConvShape(op, x.shape(0), x.shape(1), x.shape(2), x.shape(3), weight.shape(0), weight.shape(1),
+                     weight.shape(2), weight.shape(3), pair(stride), {pad[0], pad[1], pad[2], pad[3]}, pair(dilation),
+                     groups);
+}
+
+// ---- convolution ----
+
+py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair2 stride,
+                 Padding4 padding, Pair2 dilation, index_t groups) {
+    const ConvShape s = conv_shape("conv2d", x, weight, stride, padding, dilation, groups);
+    if (bias) {
+        require(bias->ndim() == 1 && bias->shape(0) == s.k, "conv2d",
+                "bias must have one value for each of the " + text(s.k) + " output channels");
+    }
+    return with_type_of(x, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const px = borrow<T>(x, "x", 4);
+        const T* const pw = borrow<T>(weight, "weight", 4);
+        const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
+        auto y = result<T>({s.n, s.k, s.oh, s.ow});
+        T* const py = y.mutable_data();
+        py::gil_scoped_release nogil;
+        conv2d_forward(s, px, pw, pb, py);
+        return y;
+    });
+}
+
+py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::array& weight, Pair2 stride,
+                          Padding4 padding, Pair2 dilation, index_t groups, std::array<bool, 3> needs) {
+    const ConvShape s = conv_shape("conv2d_backward", x, weight, stride, padding, dilation, groups);
+    require(dy.ndim() == 4 && dy.shape(0) == s.n && dy.shape(1) == s.k && dy.shape(2) == s.oh && dy.shape(3) == s.ow,
+            "conv2d_backward",
+            "dy must have the shape of conv2d's result, (" + text(s.n) + ", " + text(s.k) + ", " + text(s.oh) + ", " +
+                text(s.ow) + ")");
+    return with_type_of(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const pdy = borrow<T>(dy, "dy", 4);
+        const T* const px = borrow<T>(x, "x", 4);
+        const T* const pw = borrow<T>(weight, "weight", 4);
+        py::object dx = py::none(), dweight = py::none(), dbias = py::none();
+        T *pdx = nullptr, *pdw = nullptr, *pdb = nullptr;
+        const auto make = [](py::object& object, T*& data, py::array_t<T> array) {
+            data = array.mutable_data();
+            object = std::move(array);
+        };
+        if (needs[0]) make(dx, pdx, result<T>({s.n, s.c, s.h, s.w}));
+        if (needs[1]) make(dweight, pdw, result<T>({s.k, s.cg(), s.kh, s.kw}));
+        if (needs[2]) make(dbias, pdb, result<T>({s.k}));
+        {
+            py::gil_scoped_release nogil;
+            if (pdx) conv2d_backward_data(s, pdy, pw, pdx);
+            conv2d_backward_weight(s, pdy, px, pdw, pdb);
+        }
+        return py::make_tuple(dx, dweight, dbias);
+    });
+}
+
+index_t conv_output_size(index_t input, index_t filter, index_t stride, index_t pad, index_t dilation) {
+    // Along one axis: a convolution of a single row.
+    return ConvShape("conv_output_size", 1, 1, 1, input, 1, 1, 1, filter, {1, stride}, {0, 0, pad, pad}, {1, dilation},
+                     1)
+        .ow;
+}
+
+py::array im2col_(const py::array& x, Pair2 kernel, Pair2 stride, Padding4 pad) {
+    if (x.ndim() != 4) throw py::type_error("npconv._core: x must have 4 axes");
+    const ConvShape s("im2col", x.shape(0), x.shape(1), x.shape(2), x.shape(3), 1, x.shape(1), kernel[0], kernel[1],
+                      pair(stride), {pad[0], pad[1], pad[2], pad[3]}, {1, 1}, 1);
+    const index_t rows = checked_product("im2col", "the result", {s.n, s.oh, s.ow});
+    const index_t columns = checked_product("im2col", "the result", {s.c, s.kh, s.kw});
+    checked_product("im2col", "the result", {rows, columns});
+    return with_type_of(x, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const px = borrow<T>(x, "x", 4);
+        auto col = result<T>({rows, columns});
+        T* const pcol = col.mutable_data();
+        py::gil_scoped_release nogil;
+        im2col(s, px, pcol);
+        return col;
+    });
+}
+
+py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair2 kernel, Pair2 stride, Padding4 pad) {
+    const ConvShape s("col2im", input_shape[0], input_shape[1], input_shape[2], input_shape[3], 1, input_shape[1],
+                      kernel[0], kernel[1], pair(stride), {pad[0], pad[1], pad[2], pad[3]}, {1, 1}, 1);
+    const index_t rows = checked_product("col2im", "col", {s.n, s.oh, s.ow});
+    const index_t columns = checked_product("col2im", "col", {s.c, s.kh, s.kw});
+    require(col.ndim() == 2 && col.shape(0) == rows && col.shape(1) == columns, "col2im",
+            "col must have shape (" + text(rows) + ", " + text(columns) + ") for this input_shape and filter");
+    return with_type_of(col, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const pcol = borrow<T>(col, "col", 2);
+        auto x = result<T>({s.n, s.c, s.h, s.w});
+        T* const px = x.mutable_data();
+        py::gil_scoped_release nogil;
+        col2im(s, pcol, px);
+        return x;
+    });
+}
+
+// ---- pooling ----
+
+std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pair2 stride, Pair2 padding, Pair2 dilation, bool ceil_mode,
+                     bool return_indices) {
+    if (x.ndim() != 4) throw py::type_error("npconv._core: x must have 4 axes");
+    const PoolShape s("max_pool2d", x.shape(0), x.shape(1), x.shape(2), x.shape(3), pair(kernel), pair(stride),
+                      pair(padding), pair(dilation), ceil_mode);
+    return with_type_of(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const px = borrow<T>(x, "x", 4);
+        auto y = result<T>({s.n, s.c, s.oh, s.ow});
+        T* const py = y.mutable_data();
+        py::object indices = py::none();
+        index_t* pindices = nullptr;
+        if (return_indices) {
+            auto array = result<index_t>({s.n, s.c, s.oh, s.ow});
+            pindices = array.mutable_data();
+            indices = std::move(array);
+        }
+        {
+            py::gil_scoped_release nogil;
+            max_pool2d_forward(s, px, py, pindices);
+        }
+        return std::make_pair(py::array(y), indices);
+    });
+}
+
+py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pair2 input_size) {
+    const index_t* const pindices = borrow<index_t>(indices, "indices", 4);
+    if (dy.ndim() != 4) throw py::type_error("npconv._core: dy must have 4 axes");
+    for (int axis = 0; axis < 4; ++axis) {
+        require(dy.shape(axis) == indices.shape(axis), "max_pool2d_backward", "dy and indices differ in shape");
+    }
+    require_at_least("max_pool2d_backward", "input_shape (height, width)", pair(input_size), 1);
+    const index_t planes = dy.shape(0) * dy.shape(1), windows = dy.shape(2) * dy.shape(3);
+    checked_product("max_pool2d_backward", "input_shape", {planes, input_size[0], input_size[1]});
+    return with_type_of(dy, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const pdy = borrow<T>(dy, "dy", 4);
+        auto dx = result<T>({dy.shape(0), dy.shape(1), input_size[0], input_size[1]});
+        T* const pdx = dx.mutable_data();
+        py::gil_scoped_release nogil;
+        max_pool2d_backward(planes, input_size[0] * input_size[1], windows, pdy, pindices, pdx);
+        return dx;
+    });
+}
+
+// ---- fully connected layers, activations ----
+
+py::array gemm_(const py::array& a, const py::array& b, const std::optional<py::array>& bias, bool transpose_a,
+                bool transpose_b) {
+    if (a.ndim() != 2 || b.ndim() != 2) throw py::type_error("npconv._core: a and b must have 2 axes");
+    const index_t m = a.shape(transpose_a ? 1 : 0), k = a.shape(transpose_a ? 0 : 1);
+    const index_t n = b.shape(transpose_b ? 0 : 1);
+    require(b.shape(transpose_b ? 1 : 0) == k, "gemm", "the inner sizes of a and b differ");
+    require(!bias || (bias->ndim() == 1 && bias->shape(0) == n), "gemm", "bias must have one value for each column");
+    checked_product("gemm", "the result", {m, n});
+    return with_type_of(a, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const pa = borrow<T>(a, "a", 2);
+        const T* const pb = borrow<T>(b, "b", 2);
+        const T* const pbias = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
+        auto c = result<T>({m, n});
+        T* const pc = c.mutable_data();
+        const Matrix<T> ma{pa, a.shape(1), transpose_a}, mb{pb, b.shape(1), transpose_b};
+        py::gil_scoped_release nogil;
+        gemm(m, n, k, ma, mb, pbias, pc);
+        return c;
+    });
+}
+
+template <class T>
+py::array_t<T> result_like(const py::array& x) {
+    return py::array_t<T>(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+}
+
+py::array relu(const py::array& x) {
+    return with_type_of(x, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const px = borrow<T>(x, "x", x.ndim());
+        auto y = result_like<T>(x);
+        T* const py = y.mutable_data();
+        py::gil_scoped_release nogil;
+        relu_forward(y.size(), px, py);
+        return y;
+    });
+}
+
+py::array relu_backward_(const py::array& dy, const py::array& y) {
+    require(dy.size() == y.size(), "relu_backward", "dy and y differ in size");
+    return with_type_of(y, [&](auto zero) -> py::array {
+        using T = decltype(zero);
+        const T* const pdy = borrow<T>(dy, "dy", y.ndim());
+        const T* const py = borrow<T>(y, "y", y.ndim());
+        auto dx = result_like<T>(y);
+        T* const pdx = dx.mutable_data();
+        py::gil_scoped_release nogil;
+        relu_backward(dx.size(), pdy, py, pdx);
+        return dx;
+    });
+}
+
+// ---- run time ----
+
+py::dict build_info() {
+    py::dict info;
+    info["version"] = NPCONV_VERSION;
+    info["compiler"] =
+#if defined(__clang__)
+        "Clang " __clang_version__;
+#else
+        "GCC " __VERSION__;
+#endif
+    info["openmp"] = has_openmp();
+    info["isa_compiled"] = compiled_isas();
+    info["isa_supported"] = supported_isas();
+    info["isa_in_use"] = kernels().name;
+    return info;
+}
+
+/// Lets Ctrl-C end a long call; runs on the thread that called us.
+void check_interrupt() {
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+int threads_from_environment() {
+    const char* value = std::getenv("NPCONV_NUM_THREADS");
+    if (!value || !*value) return 0;
+    char* end = nullptr;
+    const long count = std::strtol(value, &end, 10);
+    if (*end || count < 1 || count > 4096) {
+        throw std::invalid_argument("NPCONV_NUM_THREADS is '" + std::string(value) +
+                                    "', it must be a whole number from 1 to 4096");
+    }
+    return static_cast<int>(count);
+}
+
+}  // namespace
+}  // namespace npconv
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    using namespace npconv;
+    m.doc() = "The compiled operators behind npconv.functional.";
+    try {
+        start_threads(threads_from_environment(), check_interrupt);
+        kernels();
+    } catch (const std::invalid_argument& error) {
+        throw py::import_error(error.what());
+    }
+
+    m.def("conv2d", &conv2d);
+    m.def("conv2d_backward", &conv2d_backward);
+    m.def("conv_output_size", &conv_output_size);
+    m.def("im2col", &im2col_);
+    m.def("col2im", &col2im_);
+    m.def("max_pool2d", &max_pool2d);
+    m.def("max_pool2d_backward", &max_pool2d_backward_);
+    m.def("gemm", &gemm_);
+    m.def("relu", &relu);
+    m.def("relu_backward", &relu_backward_);
+
+    m.def("get_num_threads", &get_num_threads);
+    m.def("set_num_threads", &set_num_threads);
+    m.def("build_info", &build_info);
+}

@@ -1,0 +1,21 @@
+// Two-dimensional convolution and its gradients as implicit GEMM: the im2col matrix is never made, only the small
+// packed panels of it that the micro-kernel is about to read.
+#pragma once
+
+#include "shape.hpp"
+
+namespace npconv {
+
+/// y = x * weight + bias; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
+template <class T>
+void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y);
+
+/// dx from dy (n, k, oh, ow).
+template <class T>
+void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx);
+
+/// dweight and dbias (k); either may be null where it is not needed.
+template <class T>
+void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias);
+
+}  // namespace npconv

@@ -1,0 +1,74 @@
+#include "im2col.hpp"
+
+#include <algorithm>
+
+#include "parallel.hpp"
+
+namespace npconv {
+namespace {
+
+/// The elements [begin, end) of a kernel row at column x0 that lie inside the image.
+struct Inside {
+    index_t begin, end;
+};
+
+Inside inside(index_t x0, index_t kernel, index_t dilation, index_t width) {
+    const index_t begin = x0 < 0 ? std::min(ceil_div(-x0, dilation), kernel) : 0;
+    const index_t end = x0 < width ? std::min(ceil_div(width - x0, dilation), kernel) : 0;
+    return {begin, std::max(begin, end)};
+}
+
+}  // namespace
+
+template <class T>
+void im2col(const ConvShape& s, const T* x, T* col) {
+    const index_t row_size = s.c * s.kh * s.kw;
+    parallel_for(s.n * s.oh, [&](index_t task) {
+        const index_t n = task / s.oh, y0 = task % s.oh * s.stride.h - s.pad.top;
+        T* to = col + task * s.ow * row_size;
+        for (index_t ox = 0; ox < s.ow; ++ox) {
+            const index_t x0 = ox * s.stride.w - s.pad.left;
+            const Inside span = inside(x0, s.kw, s.dilation.w, s.w);
+            for (index_t c = 0; c < s.c; ++c) {
+                for (index_t r = 0; r < s.kh; ++r, to += s.kw) {
+                    const index_t y = y0 + r * s.dilation.h;
+                    const Inside used = y >= 0 && y < s.h ? span : Inside{0, 0};
+                    const T* from = x + ((n * s.c + c) * s.h + y) * s.w + x0;
+                    std::fill(to, to + used.begin, T(0));
+                    for (index_t i = used.begin; i < used.end; ++i) to[i] = from[i * s.dilation.w];
+                    std::fill(to + used.end, to + s.kw, T(0));
+                }
+            }
+        }
+    });
+}
+
+template <class T>
+void col2im(const ConvShape& s, const T* col, T* x) {
+    const index_t row_size = s.c * s.kh * s.kw;
+    parallel_for(s.n * s.c, [&](index_t task) {
+        const index_t n = task / s.c, c = task % s.c;
+        T* const plane = x + task * s.h * s.w;
+        std::fill(plane, plane + s.h * s.w, T(0));
+        const T* from = col + n * s.oh * s.ow * row_size + c * s.kh * s.kw;
+        for (index_t oy = 0; oy < s.oh; ++oy) {
+            for (index_t ox = 0; ox < s.ow; ++ox, from += row_size) {
+                const index_t x0 = ox * s.stride.w - s.pad.left;
+                const Inside used = inside(x0, s.kw, s.dilation.w, s.w);
+                for (index_t r = 0; r < s.kh; ++r) {
+                    const index_t y = oy * s.stride.h - s.pad.top + r * s.dilation.h;
+                    if (y < 0 || y >= s.h) continue;
+                    T* to = plane + y * s.w + x0;
+                    for (index_t i = used.begin; i < used.end; ++i) to[i * s.dilation.w] += from[r * s.kw + i];
+                }
+            }
+        }
+    });
+}
+
+template void im2col(const ConvShape&, const float*, float*);
+template void im2col(const ConvShape&, const double*, double*);
+template void col2im(const ConvShape&, const float*, float*);
+template void col2im(const ConvShape&, const double*, double*);
+
+}  // namespace npconv

@@ -1,0 +1,107 @@
+// The two micro-kernels. Each keeps an M x (NV vectors) tile of C in registers and adds one rank-1 update per step:
+// a broadcast element of the left operand times NV vectors of the right one.
+#pragma once
+
+#include "simd.hpp"
+
+namespace npconv {
+namespace {
+
+template <class T, int Bytes, int M, int NV>
+void gemm_tile(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, index_t ldc, int n, const T* bias,
+               bool accumulate) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    constexpr int lanes = S::lanes;
+    constexpr int nr = NV * lanes;
+
+    Vector acc[M][NV] = {};
+    for (index_t k = 0; k < kc; ++k) {
+        const T* row = b + b_row[k];
+        Vector bv[NV];
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) bv[v] = S::load(row + v * lanes);
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) {
+            const Vector ai = S::broadcast(a[i]);
+            NPCONV_UNROLL
+            for (int v = 0; v < NV; ++v) acc[i][v] += ai * bv[v];
+        }
+        a += M;
+    }
+
+    // A whole tile is stored straight from the registers; the last columns of a row go through memory, so that
+    // nothing is read or written behind them.
+    if (n == nr) {
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) {
+            NPCONV_UNROLL
+            for (int v = 0; v < NV; ++v) {
+                T* p = c + i * ldc + v * lanes;
+                Vector sum = acc[i][v];
+                if (accumulate) {
+                    sum += S::load(p);
+                } else if (bias) {
+                    sum += S::broadcast(bias[i]);
+                }
+                S::store(p, sum);
+            }
+        }
+    } else {
+        T tile[M][nr];
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) {
+            NPCONV_UNROLL
+            for (int v = 0; v < NV; ++v) S::store(tile[i] + v * lanes, acc[i][v]);
+        }
+        for (int i = 0; i < M; ++i) {
+            for (int j = 0; j < n; ++j) {
+                T sum = tile[i][j];
+                if (accumulate) {
+                    sum += c[i * ldc + j];
+                } else if (bias) {
+                    sum += bias[i];
+                }
+                c[i * ldc + j] = sum;
+            }
+        }
+    }
+}
+
+template <class T, int Bytes, int M, int NV>
+void weight_grad_tile(index_t rows, index_t width, const T* in, const index_t* in_row, index_t ld_in, const T* dy, T* c,
+                      index_t ldc) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    constexpr int lanes = S::lanes;
+
+    Vector acc[M][NV] = {};
+    for (index_t y = 0; y < rows; ++y) {
+        const T* row[M];
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) row[i] = in + in_row[i] + y * ld_in;
+        for (index_t x = 0; x < width; ++x) {
+            Vector dv[NV];
+            NPCONV_UNROLL
+            for (int v = 0; v < NV; ++v) dv[v] = S::load(dy + v * lanes);
+            NPCONV_UNROLL
+            for (int i = 0; i < M; ++i) {
+                const Vector xi = S::broadcast(row[i][x]);
+                NPCONV_UNROLL
+                for (int v = 0; v < NV; ++v) acc[i][v] += xi * dv[v];
+            }
+            dy += NV * lanes;
+        }
+    }
+    NPCONV_UNROLL
+    for (int i = 0; i < M; ++i) {
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) {
+            T* p = c + i * ldc + v * lanes;
+            S::store(p, S::load(p) + acc[i][v]);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace npconv

@@ -1,0 +1,88 @@
+// What an instruction set must offer, and no more.
+//
+// Every file in this folder is compiled with its own -m flags, includes nothing beyond <cstddef>, <cstdint> and
+// the headers of this folder, and exports one symbol, a `Kernels` table. An inline function shared with the rest
+// of the library would be merged with its twin at link time, and the survivor could use instructions that the
+// machine lacks.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace npconv {
+
+using index_t = std::int64_t;
+
+/// A run of columns that is contiguous in the source and in the packed panel.
+struct Segment {
+    index_t src;  ///< where it starts in the source row
+    index_t dst;  ///< where its results belong in the output (unused by the packing)
+    int column;   ///< where it starts in the panel
+    int length;
+};
+
+/// The largest register tile of any instruction set.
+constexpr int max_tile_rows = 14;
+constexpr int max_tile_columns = 32;
+
+template <class T>
+struct TypedKernels {
+    int lanes;  ///< elements of one vector
+    int mr;     ///< rows of a register tile: output channels, their weights are broadcast
+    int nr;     ///< columns of a register tile: pixels, in whole vectors
+
+    /// C[i][j] = base + sum over k < kc of a[k*m + i] * b[b_row[k] + j], for i < m (the index of the table),
+    /// j < n <= nr; base is C[i][j] if `accumulate`, else bias[i] where there is a bias, else nothing.
+    /// Whole vectors of b are read, so nr elements must be readable behind each row start.
+    void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, index_t ldc,
+                                         int n, const T* bias, bool accumulate);
+
+    /// C[i][j] += sum over y < rows, x < width of in[in_row[i] + y*ld_in + x] * dy[(y*width + x)*nr + j], for
+    /// i < m (the index of the table), j < nr.
+    void (*weight_grad_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* in, const index_t* in_row,
+                                                index_t ld_in, const T* dy, T* c, index_t ldc);
+
+    /// dst[k*nr + column ...] = src[src_row[k] + segment.src ...] for each segment. Whole vectors are copied: up to
+    /// `lanes` elements behind each segment are read, and behind the last row written.
+    void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
+
+    /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < ld_dst.
+    void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst);
+
+    /// dst[i] = src[i*stride].
+    void (*copy_strided)(const T* src, index_t stride, index_t n, T* dst);
+
+    /// y[j] = the first largest (or last NaN) of taps[t][j], for j < n. With `arg`, also code[t] of that tap; where
+    /// every tap is minus infinity, first[j]. Whole vectors of taps and first are read, and of arg written.
+    void (*max_pool_row)(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first, index_t n,
+                         T* y, std::int32_t* arg);
+
+    /// index[j] = base + j*step + arg[j].
+    void (*window_indices)(const std::int32_t* arg, index_t base, index_t step, index_t n, index_t* index);
+
+    void (*relu_forward)(const T* x, T* y, index_t n);
+    void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);
+};
+
+struct Kernels {
+    const char* name;
+    TypedKernels<float> f32;
+    TypedKernels<double> f64;
+
+    template <class T>
+    constexpr const TypedKernels<T>& of() const {
+        if constexpr (sizeof(T) == sizeof(float)) {
+            return f32;
+        } else {
+            return f64;
+        }
+    }
+};
+
+// The table of each instruction set; which of them are compiled in is CMakeLists.txt's to say.
+extern const Kernels kernels_baseline;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_neon;
+
+}  // namespace npconv

@@ -1,0 +1,44 @@
+// Fills a `Kernels` table: the vector width and the tile sizes are all that an instruction set has to choose.
+#pragma once
+
+#include "elementwise.inc.hpp"
+#include "gemm.inc.hpp"
+#include "pack.inc.hpp"
+#include "pool.inc.hpp"
+
+namespace npconv {
+namespace {
+
+template <class T, int Bytes, int M, int NV>
+constexpr void fill_tiles(TypedKernels<T>& kernels) {
+    kernels.gemm_tile[M] = gemm_tile<T, Bytes, M, NV>;
+    kernels.weight_grad_tile[M] = weight_grad_tile<T, Bytes, M, NV>;
+    if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
+}
+
+template <class T, int Bytes, int MR, int NV>
+constexpr TypedKernels<T> typed_kernels() {
+    static_assert(MR <= max_tile_rows && NV * Simd<T, Bytes>::lanes <= max_tile_columns);
+    TypedKernels<T> kernels{};
+    kernels.lanes = Simd<T, Bytes>::lanes;
+    kernels.mr = MR;
+    kernels.nr = NV * Simd<T, Bytes>::lanes;
+    fill_tiles<T, Bytes, MR, NV>(kernels);
+    kernels.pack_columns = pack_columns<T, Bytes, NV>;
+    kernels.pack_transposed = pack_transposed<T>;
+    kernels.copy_strided = copy_strided<T>;
+    kernels.max_pool_row = max_pool_row<T, Bytes>;
+    kernels.window_indices = window_indices;
+    kernels.relu_forward = relu_forward<T>;
+    kernels.relu_backward = relu_backward<T>;
+    return kernels;
+}
+
+/// Vectors of `Bytes` bytes, register tiles of `MR` rows by `NV` vectors.
+template <int Bytes, int MR, int NV>
+constexpr Kernels make_kernels(const char* name) {
+    return {name, typed_kernels<float, Bytes, MR, NV>(), typed_kernels<double, Bytes, MR, NV>()};
+}
+
+}  // namespace
+}  // namespace npconv

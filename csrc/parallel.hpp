@@ -1,0 +1,123 @@
+// Threads: the only file that knows OpenMP, fork and Ctrl-C.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/kernels.hpp"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+namespace npconv {
+
+inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+/// Where part i begins when `total` things are shared evenly among `parts`.
+inline index_t share_begin(index_t i, index_t parts, index_t total) { return i * total / parts; }
+
+/// What every thread of the process shares; atomics, so that calls may overlap.
+struct ThreadState {
+    std::atomic<int> count{1};
+    /// A forked child inherits OpenMP's records of a pool whose threads are gone: entering it would wait forever.
+    std::atomic<bool> forked{false};
+    /// Called now and then on the thread that called us; throws if the user interrupts.
+    std::atomic<void (*)()> check_interrupt{nullptr};
+};
+
+inline ThreadState& thread_state() {
+    static ThreadState state;
+    return state;
+}
+
+/// The number of threads a call uses, at most.
+inline int get_num_threads() {
+    const ThreadState& state = thread_state();
+    return state.forked ? 1 : state.count.load();
+}
+
+inline void set_num_threads(int count) {
+    if (count < 1) {
+        throw std::invalid_argument("set_num_threads: n is " + std::to_string(count) + ", it must be at least 1");
+    }
+#ifdef _OPENMP
+    thread_state().count = count;
+#endif
+}
+
+inline bool has_openmp() {
+#ifdef _OPENMP
+    return true;
+#else
+    return false;
+#endif
+}
+
+/// To be called once: `count` threads, or as many as OpenMP would take if it is 0.
+inline void start_threads(int count, void (*check_interrupt)()) {
+#ifdef _OPENMP
+    thread_state().count = omp_get_max_threads();
+#endif
+    if (count > 0) set_num_threads(count);
+    thread_state().check_interrupt = check_interrupt;
+#ifndef _WIN32
+    pthread_atfork(nullptr, nullptr, [] { thread_state().forked = true; });
+#endif
+}
+
+/// Calls body(0) ... body(n - 1) in any order on up to get_num_threads() threads. The first exception ends the loop
+/// and is thrown again on the calling thread.
+template <class Body>
+void parallel_for(index_t n, Body&& body) {
+    std::exception_ptr error;
+    std::atomic<bool> stop{false};
+    using Clock = std::chrono::steady_clock;
+    const auto pause = std::chrono::milliseconds(100);
+    auto next_check = Clock::now() + pause;
+
+    auto step = [&](index_t i, bool on_calling_thread) {
+        if (stop) return;
+        try {
+            if (on_calling_thread && Clock::now() >= next_check) {
+                if (auto check = thread_state().check_interrupt.load()) check();
+                next_check = Clock::now() + pause;
+            }
+            body(i);
+        } catch (...) {
+            if (!stop.exchange(true)) error = std::current_exception();
+        }
+    };
+
+    const int threads = static_cast<int>(n < get_num_threads() ? n : get_num_threads());
+    if (threads > 1) {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+        {
+            const bool on_calling_thread = omp_get_thread_num() == 0;
+#pragma omp for schedule(dynamic)
+            for (index_t i = 0; i < n; ++i) step(i, on_calling_thread);
+        }
+#endif
+    } else {
+        for (index_t i = 0; i < n; ++i) step(i, true);
+    }
+    if (error) std::rethrow_exception(error);
+}
+
+/// The same over pieces: body(begin, end) with end - begin <= grain.
+template <class Body>
+void parallel_for_range(index_t n, index_t grain, Body&& body) {
+    parallel_for(ceil_div(n, grain), [&](index_t i) {
+        const index_t begin = i * grain;
+        body(begin, begin + grain < n ? begin + grain : n);
+    });
+}
+
+}  // namespace npconv

@@ -1,0 +1,19 @@
+// Max pooling, forward and backward.
+#pragma once
+
+#include "shape.hpp"
+
+namespace npconv {
+
+/// y (n, c, oh, ow) and, unless `indices` is null, where in its h*w plane each maximum lies. A window that holds no
+/// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1.
+template <class T>
+void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices);
+
+/// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
+/// lies outside its plane.
+template <class T>
+void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+                         T* dx);
+
+}  // namespace npconv

@@ -1,0 +1,141 @@
+// Shapes: the only place where an output size is computed, arguments are held against each other and overflow is
+// checked. Whatever passes here is safe for the kernels, which check nothing.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/kernels.hpp"
+
+namespace npconv {
+
+/// One value for the vertical and one for the horizontal axis.
+struct Pair {
+    index_t h, w;
+};
+
+struct Padding {
+    index_t top, bottom, left, right;
+};
+
+/// Sizes stay below this, so that sums and products of two of them cannot overflow.
+constexpr index_t max_extent = index_t(1) << 31;
+
+inline std::string text(index_t value) { return std::to_string(value); }
+inline std::string text(Pair value) { return "(" + text(value.h) + ", " + text(value.w) + ")"; }
+
+inline void require(bool condition, const char* op, const std::string& message) {
+    if (!condition) throw std::invalid_argument(std::string(op) + ": " + message);
+}
+
+/// The product of sizes, which must stay within the address space as an array of 8-byte elements.
+inline index_t checked_product(const char* op, const char* what, std::initializer_list<index_t> sizes) {
+    constexpr index_t limit = std::numeric_limits<index_t>::max() / 16;
+    index_t product = 1;
+    for (const index_t size : sizes) {
+        if (size != 0 && product > limit / size) {
+            throw std::invalid_argument(std::string(op) + ": " + what + " would have more than 2**59 elements");
+        }
+        product *= size;
+    }
+    return product;
+}
+
+inline void require_at_least(const char* op, const char* name, Pair value, index_t least) {
+    require(value.h >= least && value.w >= least && value.h < max_extent && value.w < max_extent, op,
+            std::string(name) + " is " + text(value) + ", each value must be at least " + text(least) +
+                " and below 2**31");
+}
+
+/// How many windows fit: floor((size + pad - dilation*(kernel - 1) - 1) / stride) + 1, or the ceiling of it.
+/// With `ceil_mode` the last window must still start inside the input or the padding in front of it.
+inline index_t output_size(index_t size, index_t kernel, index_t stride, index_t pad_before, index_t pad_after,
+                           index_t dilation, bool ceil_mode = false) {
+    const index_t free = size + pad_before + pad_after - dilation * (kernel - 1) - 1;
+    if (free < 0) return 0;
+    if (!ceil_mode) return free / stride + 1;
+    index_t windows = (free + stride - 1) / stride + 1;
+    if ((windows - 1) * stride >= size + pad_before) --windows;
+    return windows;
+}
+
+inline void require_output(const char* op, Pair input, Pair kernel, Pair dilation, const Padding& pad, Pair output) {
+    require(output.h >= 1 && output.w >= 1, op,
+            "the window spans " + text(Pair{dilation.h * (kernel.h - 1) + 1, dilation.w * (kernel.w - 1) + 1}) +
+                ", more than the padded input " +
+                text(Pair{input.h + pad.top + pad.bottom, input.w + pad.left + pad.right}) +
+                "; use a smaller kernel or dilation, or more padding");
+}
+
+/// A two-dimensional convolution: x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
+struct ConvShape {
+    index_t n, c, h, w;
+    index_t k, kh, kw;
+    Pair stride, dilation;
+    Padding pad;
+    index_t groups;
+    index_t oh, ow;
+
+    index_t cg() const { return c / groups; }  ///< input channels of a group
+    index_t kg() const { return k / groups; }  ///< output channels of a group
+
+    ConvShape(const char* op, index_t n_, index_t c_, index_t h_, index_t w_, index_t k_, index_t weight_c, index_t kh_,
+              index_t kw_, Pair stride_, Padding pad_, Pair dilation_, index_t groups_)
+        : n(n_), c(c_), h(h_), w(w_), k(k_), kh(kh_), kw(kw_), stride(stride_), dilation(dilation_), pad(pad_),
+          groups(groups_) {
+        require(c >= 1, op, "x has no channels");
+        require(h >= 1 && w >= 1, op, "x has an empty image of " + text(Pair{h, w}) + " pixels");
+        require(k >= 1 && weight_c >= 1, op, "weight has no channels");
+        require_at_least(op, "the image size", {h, w}, 1);
+        require_at_least(op, "the kernel size", {kh, kw}, 1);
+        require_at_least(op, "stride", stride, 1);
+        require_at_least(op, "dilation", dilation, 1);
+        require_at_least(op, "padding (top, left)", {pad.top, pad.left}, 0);
+        require_at_least(op, "padding (bottom, right)", {pad.bottom, pad.right}, 0);
+        require(groups >= 1, op, "groups is " + text(groups) + ", it must be at least 1");
+        require(c % groups == 0, op, "x has " + text(c) + " channels, which groups=" + text(groups) + " does not divide");
+        require(weight_c == c / groups, op,
+                "weight has " + text(weight_c) + " input channels per group, x has " + text(c) +
+                    " channels with groups=" + text(groups));
+        require(k % groups == 0, op,
+                "weight has " + text(k) + " output channels, which groups=" + text(groups) + " does not divide");
+        oh = output_size(h, kh, stride.h, pad.top, pad.bottom, dilation.h);
+        ow = output_size(w, kw, stride.w, pad.left, pad.right, dilation.w);
+        require_output(op, {h, w}, {kh, kw}, dilation, pad, {oh, ow});
+        checked_product(op, "the padded input", {n, c, h + pad.top + pad.bottom, w + pad.left + pad.right});
+        checked_product(op, "the output", {n, k, oh, ow});
+    }
+};
+
+/// Pooling windows: x (n, c, h, w), y (n, c, oh, ow).
+struct PoolShape {
+    index_t n, c, h, w;
+    Pair kernel, stride, pad, dilation;
+    index_t oh, ow;
+
+    PoolShape(const char* op, index_t n_, index_t c_, index_t h_, index_t w_, Pair kernel_, Pair stride_, Pair pad_,
+              Pair dilation_, bool ceil_mode)
+        : n(n_), c(c_), h(h_), w(w_), kernel(kernel_), stride(stride_), pad(pad_), dilation(dilation_) {
+        require(c >= 1, op, "x has no channels");
+        require(h >= 1 && w >= 1, op, "x has an empty image of " + text(Pair{h, w}) + " pixels");
+        require_at_least(op, "the image size", {h, w}, 1);
+        require_at_least(op, "kernel_size", kernel, 1);
+        require_at_least(op, "stride", stride, 1);
+        require_at_least(op, "padding", pad, 0);
+        require_at_least(op, "dilation", dilation, 1);
+        const Pair half = {(dilation.h * (kernel.h - 1) + 1) / 2, (dilation.w * (kernel.w - 1) + 1) / 2};
+        require(pad.h <= half.h && pad.w <= half.w, op,
+                "padding is " + text(pad) + ", more than half the window: at most " + text(half));
+        oh = output_size(h, kernel.h, stride.h, pad.h, pad.h, dilation.h, ceil_mode);
+        ow = output_size(w, kernel.w, stride.w, pad.w, pad.w, dilation.w, ceil_mode);
+        require_output(op, {h, w}, kernel, dilation, {pad.h, pad.h, pad.w, pad.w}, {oh, ow});
+        checked_product(op, "the padded input", {n, c, h + 2 * pad.h, w + 2 * pad.w});
+        require(checked_product(op, "the window", {kernel.h, kernel.w}) < max_extent &&
+                    checked_product(op, "the window", {dilation.h * kernel.h, w}) < max_extent,
+                op, "kernel_size is " + text(kernel) + ", a window must span fewer than 2**31 pixels");
+    }
+};
+
+}  // namespace npconv

@@ -1,0 +1,151 @@
+// The input of a convolution as its inner loops want it. A block of output rows reads a few input rows; they are
+// copied into a "slab": zero padded, and for strides above 1 split by phase (every stride-th pixel side by side).
+// In the slab the pixels that one kernel tap meets along an output row are contiguous, at any stride, padding and
+// dilation, so that nothing further in needs to know about those.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "kernels/kernels.hpp"
+
+namespace npconv {
+
+inline index_t floor_div(index_t a, index_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+
+/// One tap of a kernel along one axis: output o reads input o*stride + offset and kernel element `index`.
+struct Tap {
+    index_t offset, index;
+};
+
+/// One axis of a correlation: `out` results from `in` inputs; result o is stored at first + o*step.
+struct Axis {
+    index_t in, out, stride;
+    std::vector<Tap> taps;
+    index_t first = 0, step = 1;
+
+    // Tap t reads phase offset mod stride at position o + floor(offset / stride).
+    std::vector<index_t> phases;  ///< the phases that some tap reads
+    index_t reach_from = 0;       ///< the smallest of those floors ...
+    index_t reach = 0;            ///< ... and how far behind it the largest lies
+
+    Axis(index_t in_, index_t out_, index_t stride_, std::vector<Tap> taps_, index_t first_ = 0, index_t step_ = 1)
+        : in(in_), out(out_), stride(stride_), taps(std::move(taps_)), first(first_), step(step_) {
+        if (taps.empty()) return;
+        reach_from = floor_div(taps[0].offset, stride);
+        index_t reach_to = reach_from;
+        for (const Tap& tap : taps) {
+            const index_t floor = floor_div(tap.offset, stride);
+            reach_from = std::min(reach_from, floor);
+            reach_to = std::max(reach_to, floor);
+            const index_t phase = tap.offset - floor * stride;
+            if (std::find(phases.begin(), phases.end(), phase) == phases.end()) phases.push_back(phase);
+        }
+        reach = reach_to - reach_from;
+    }
+
+    index_t slot(const Tap& tap) const {  ///< which of `phases` the tap reads
+        const index_t phase = tap.offset - floor_div(tap.offset, stride) * stride;
+        return std::find(phases.begin(), phases.end(), phase) - phases.begin();
+    }
+    index_t shift(const Tap& tap) const { return floor_div(tap.offset, stride) - reach_from; }
+};
+
+/// A piece of the output: rows counted through all images, and a range of columns.
+struct Block {
+    index_t row_begin, row_end, col_begin, col_end;
+
+    index_t rows() const { return row_end - row_begin; }
+    index_t width() const { return col_end - col_begin; }
+};
+
+/// Successive output rows of one image; `source` is where the first one's pixels lie in the slab.
+struct Strip {
+    index_t image, row, rows, source;
+};
+
+/// Cuts the rows of a block into strips.
+inline void cut_into_strips(const Block& block, index_t rows_per_image, std::vector<Strip>& strips) {
+    strips.clear();
+    for (index_t row = block.row_begin; row < block.row_end;) {
+        const index_t image = row / rows_per_image;
+        const index_t end = std::min(block.row_end, (image + 1) * rows_per_image);
+        strips.push_back({image, row - image * rows_per_image, end - row, 0});
+        row = end;
+    }
+}
+
+/// The slab's geometry, the same for every thread: planes of `rows` x `width` pixels, one per channel and phase.
+class SlabLayout {
+   public:
+    SlabLayout(const Axis& vertical, const Axis& horizontal, index_t block_rows, index_t block_width)
+        : v_(vertical), h_(horizontal), width_(block_width + h_.reach) {
+        const index_t strips = (block_rows + v_.out - 2) / v_.out + 1;  // a block may begin inside an image
+        plane_ = (block_rows + strips * v_.reach) * width_;
+        channel_stride_ = plane_ * static_cast<index_t>(v_.phases.size() * h_.phases.size());
+    }
+
+    index_t width() const { return width_; }
+    index_t channel_stride() const { return channel_stride_; }
+
+    /// How far from a strip's source the pixels of one tap begin, in the slab of channel 0.
+    index_t tap_offset(const Tap& v, const Tap& h) const {
+        const index_t plane = v_.slot(v) * static_cast<index_t>(h_.phases.size()) + h_.slot(h);
+        return plane * plane_ + v_.shift(v) * width_ + h_.shift(h);
+    }
+
+    /// Tells each strip of a block where in the slab its pixels go.
+    void place(std::vector<Strip>& strips) const {
+        index_t source = 0;
+        for (Strip& strip : strips) {
+            strip.source = source;
+            source += (strip.rows + v_.reach) * width_;
+        }
+    }
+
+    /// Copies what `block` reads of `channels` planes of each image; pixels of the padding become `pad_value`.
+    template <class T>
+    void fill(const Block& block, const std::vector<Strip>& strips, const T* in, index_t image_stride, index_t channels,
+              T pad_value, T* slab) const {
+        for (index_t c = 0; c < channels; ++c) {
+            T* plane = slab + c * channel_stride_;
+            for (const index_t phase_v : v_.phases) {
+                for (const index_t phase_h : h_.phases) {
+                    for (const Strip& strip : strips) {
+                        const T* image = in + strip.image * image_stride + c * v_.in * h_.in;
+                        fill_strip(strip, block, image, phase_v, phase_h, pad_value, plane + strip.source);
+                    }
+                    plane += plane_;
+                }
+            }
+        }
+    }
+
+   private:
+    template <class T>
+    void fill_strip(const Strip& strip, const Block& block, const T* image, index_t phase_v, index_t phase_h,
+                    T pad_value, T* dst) const {
+        // Position x of a slab row is input column (x0 + x)*stride + phase; [begin, end) lie inside the image.
+        const index_t x0 = block.col_begin + h_.reach_from;
+        const index_t begin = std::clamp<index_t>(-floor_div(phase_h, h_.stride) - x0, 0, width_);
+        const index_t end = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, begin, width_);
+        for (index_t y = 0; y < strip.rows + v_.reach; ++y, dst += width_) {
+            const index_t row = (strip.row + v_.reach_from + y) * v_.stride + phase_v;
+            if (row < 0 || row >= v_.in || begin == end) {
+                std::fill(dst, dst + width_, pad_value);
+                continue;
+            }
+            const T* src = image + row * h_.in + (x0 + begin) * h_.stride + phase_h;
+            std::fill(dst, dst + begin, pad_value);
+            kernels_of<T>().copy_strided(src, h_.stride, end - begin, dst + begin);
+            std::fill(dst + end, dst + width_, pad_value);
+        }
+    }
+
+    const Axis& v_;
+    const Axis& h_;
+    index_t width_, plane_, channel_stride_;
+};
+
+}  // namespace npconv

@@ -1,0 +1,113 @@
+"""npconv: fast convolution for NumPy.
+
+`npconv.conv2d` and its relatives work on ndarrays; `npconv.layers` holds the layers of *Deep Learning from Scratch*
+(K. Saitoh) under the book's names, `npconv.models` its networks, `npconv.datasets` the data they are trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    from npconv import _core
+except ImportError as error:
+    raise ImportError(
+        f"npconv: its compiled part does not load: {error}\n"
+        "If an environment variable is to blame, correct it; otherwise install npconv again (pip install "
+        "--force-reinstall npconv), or, in a source tree, build it (pip install .)."
+    ) from error
+
+from npconv import datasets, functional, layers, models, optimizers
+from npconv.functional import (
+    affine,
+    affine_backward,
+    col2im,
+    conv2d,
+    conv2d_backward,
+    conv_output_size,
+    im2col,
+    max_pool2d,
+    max_pool2d_backward,
+    relu,
+    relu_backward,
+)
+from npconv.trainer import Trainer
+
+__all__ = [
+    "Trainer",
+    "affine",
+    "affine_backward",
+    "build_info",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "conv_output_size",
+    "datasets",
+    "functional",
+    "get_num_threads",
+    "im2col",
+    "layers",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "models",
+    "optimizers",
+    "relu",
+    "relu_backward",
+    "set_num_threads",
+    "threads",
+]
+
+__version__: str = _core.build_info()["version"]
+
+
+def get_num_threads() -> int:
+    """Return how many threads an operator uses at most (1 in a forked child)."""
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads an operator uses at most, in the whole process.
+
+    The default is OpenMP's (all cores, or OMP_NUM_THREADS); the environment variable NPCONV_NUM_THREADS sets another.
+    Results do not depend on it. A build without OpenMP always uses one.
+
+    Raises
+    ------
+    TypeError
+        If n is no int.
+    ValueError
+        If n is below 1.
+    """
+    _core.set_num_threads(functional._int("set_num_threads", "n", n))
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Set the number of threads inside a ``with`` block: ``with npconv.threads(1): ...``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `set_num_threads`.
+    """
+    before = get_num_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def build_info() -> dict[str, Any]:
+    """Return what this build is made of.
+
+    Returns
+    -------
+    dict
+        ``version``; ``compiler``; ``openmp`` (bool); the instruction sets ``isa_compiled`` (list, best first),
+        ``isa_supported`` (those that this CPU has) and ``isa_in_use`` (the best of them, unless the environment
+        variable NPCONV_ISA names another).
+    """
+    return _core.build_info()

@@ -1,0 +1,48 @@
+"""The compiled operators. Arrays are C-contiguous, native, float32 or float64, all of one dtype."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+_Array = NDArray[Any]
+_Pair = tuple[int, int]
+_Padding = tuple[int, int, int, int]  # top, bottom, left, right
+
+def conv2d(
+    x: _Array, weight: _Array, bias: _Array | None, stride: _Pair, padding: _Padding, dilation: _Pair, groups: int, /
+) -> _Array: ...
+def conv2d_backward(
+    dy: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+    /,
+) -> tuple[_Array | None, _Array | None, _Array | None]: ...
+def conv_output_size(input_size: int, filter_size: int, stride: int, pad: int, dilation: int, /) -> int: ...
+def im2col(x: _Array, kernel: _Pair, stride: _Pair, padding: _Padding, /) -> _Array: ...
+def col2im(
+    col: _Array, input_shape: tuple[int, ...], kernel: _Pair, stride: _Pair, padding: _Padding, /
+) -> _Array: ...
+def max_pool2d(
+    x: _Array,
+    kernel: _Pair,
+    stride: _Pair,
+    padding: _Pair,
+    dilation: _Pair,
+    ceil_mode: bool,
+    return_indices: bool,
+    /,
+) -> tuple[_Array, Any]: ...
+def max_pool2d_backward(dy: _Array, indices: _Array, input_size: tuple[int, ...], /) -> _Array: ...
+def gemm(
+    a: _Array, b: _Array, bias: _Array | None, transpose_a: bool, transpose_b: bool, /
+) -> _Array: ...
+def relu(x: _Array, /) -> _Array: ...
+def relu_backward(dy: _Array, y: _Array, /) -> _Array: ...
+def get_num_threads() -> int: ...
+def set_num_threads(count: int, /) -> None: ...
+def build_info() -> dict[str, Any]: ...

@@ -1,0 +1,630 @@
+"""The operators: stateless functions on ndarrays.
+
+This module is the gate. Whatever the caller passes is checked and brought into one form here, once: a common floating
+dtype, C-contiguous, native byte order, four axes, pairs of ints. Then the compiled operator of the same name runs.
+
+Two rules hold for all of them. The dtype of the result follows NumPy's promotion of the inputs (`x` and `weight` where
+there are weights); float32 and float64 are native, float16 is computed in float32 and returned as float16. Inputs are
+never written to, and results are new C-contiguous arrays.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from npconv import _core
+
+__all__ = [
+    "affine",
+    "affine_backward",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "conv_output_size",
+    "im2col",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+]
+
+Array = NDArray[Any]
+IntOrPair = SupportsIndex | Sequence[SupportsIndex]
+Padding = IntOrPair | Sequence[Sequence[SupportsIndex]] | str
+Needs = tuple[bool, bool, bool]
+
+_F16, _F32, _F64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+_LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflows in C++
+
+
+# ---- the gate: arrays ----
+
+
+def _ready(array: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether the compiled code can read the array as it is."""
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        return False
+    flags = array.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _dtypes(op: str, **arrays: Array) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """Return the dtype to compute in and the dtype to return for these arrays together."""
+    result = np.result_type(*(a.dtype for a in arrays.values()))
+    if result == _F32 or result == _F64:
+        return result.newbyteorder("="), result.newbyteorder("=")
+    if result == _F16:
+        return _F32, _F16
+    given = ", ".join(f"{name} is {array.dtype}" for name, array in arrays.items())
+    raise TypeError(f"{op}: {given}; needed is float32, float64 or float16 (convert with .astype(np.float32))")
+
+
+def _cast(op: str, name: str, array: ArrayLike, dtype: np.dtype[Any]) -> Array:
+    """Return the array in `dtype`, C-contiguous and aligned; a copy only where it is not so yet."""
+    if _ready(array, dtype):
+        return array  # type: ignore[return-value]
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{op}: {name} is {array.dtype}; needed are real numbers")
+    return np.require(array, dtype, ["C", "A"])
+
+
+def _axes(op: str, name: str, array: Array, allowed: str, *counts: int) -> None:
+    if array.ndim not in counts:
+        raise ValueError(f"{op}: {name} has shape {array.shape}; needed is {allowed}")
+
+
+def _images(op: str, name: str, array: Array) -> tuple[Array, bool]:
+    """Return the array as (N, C, H, W), and whether it was a single image (C, H, W)."""
+    _axes(op, name, array, "(N, C, H, W) or (C, H, W)", 3, 4)
+    return (array[np.newaxis], True) if array.ndim == 3 else (array, False)
+
+
+def _finish(array: Array, dtype: np.dtype[Any], single: bool) -> Array:
+    """Give a result the dtype and the number of axes that the caller expects."""
+    if array.dtype != dtype:
+        array = array.astype(dtype)
+    return array[0] if single else array
+
+
+# ---- the gate: numbers ----
+
+
+def _int(op: str, name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}; needed is an int") from None
+    if abs(number) >= _LIMIT:
+        raise ValueError(f"{op}: {name} is {number}; it must be below 2**31")
+    return number
+
+
+def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
+    """Return (vertical, horizontal) for an int or a pair."""
+    if type(value) is int and 0 <= value < _LIMIT:
+        return value, value
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
+        if len(value) != 2:
+            raise ValueError(f"{op}: {name} is {value!r}; needed is an int or a pair (vertical, horizontal)")
+        return _int(op, name, value[0]), _int(op, name, value[1])
+    try:
+        number = _int(op, name, value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}; needed is an int or a pair (vertical, horizontal)") from None
+    return number, number
+
+
+def _padding(
+    op: str, padding: Any, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right)."""
+    if isinstance(padding, str):
+        if padding == "valid":
+            return 0, 0, 0, 0
+        if padding != "same":
+            raise ValueError(
+                f"{op}: padding is {padding!r}; needed is an int, a pair, ((top, bottom), (left, right)), "
+                "'valid' or 'same'"
+            )
+        if stride != (1, 1):
+            raise ValueError(f"{op}: padding='same' needs stride 1, stride is {stride}")
+        # What is left over of an odd total goes to the bottom and to the right, as in PyTorch.
+        total_h, total_w = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
+        return total_h // 2, total_h - total_h // 2, total_w // 2, total_w - total_w // 2
+    if isinstance(padding, (Sequence, np.ndarray)) and len(padding) == 2 and np.ndim(padding[0]) == 1:
+        top, bottom = _pair(op, "padding", padding[0])
+        left, right = _pair(op, "padding", padding[1])
+        return top, bottom, left, right
+    vertical, horizontal = _pair(op, "padding", padding)
+    return vertical, vertical, horizontal, horizontal
+
+
+def _shape(op: str, name: str, shape: Any, *counts: int) -> tuple[int, ...]:
+    try:
+        sizes = tuple(_int(op, name, size) for size in shape)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {shape!r}; needed is a tuple of ints") from None
+    if len(sizes) not in counts or min(sizes) < 0:
+        raise ValueError(f"{op}: {name} is {shape!r}; needed is {' or '.join(map(str, counts))} sizes")
+    return sizes
+
+
+def _needs(op: str, needs: Any) -> tuple[bool, bool, bool]:
+    try:
+        first, second, third = needs
+    except (TypeError, ValueError):
+        raise ValueError(f"{op}: needs is {needs!r}; needed are three bools, for dx, dweight and dbias") from None
+    return bool(first), bool(second), bool(third)
+
+
+# ---- convolution ----
+
+
+def conv2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    algorithm: str = "auto",
+) -> Array:
+    """Two-dimensional convolution (cross-correlation, as in every deep learning library).
+
+    ``y[n, k, i, j] = bias[k] + sum over c, r, s of
+    x[n, c, i*stride + r*dilation - pad, j*stride + s*dilation - pad] * weight[k, c, r, s]``
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W) or (C, H, W)
+    weight : array_like, shape (K, C / groups, KH, KW)
+    bias : array_like, shape (K,), optional
+    stride, dilation : int or (int, int)
+        In pixels, vertical and horizontal.
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid" or "same"
+        Zeros around the image, in pixels. "same" (stride 1 only) keeps the image size; an odd pixel goes to the bottom
+        and the right, as in PyTorch.
+    groups : int
+        Output channels see only the input channels of their own group.
+    padding_mode : "zeros"
+    algorithm : "auto" or "gemm"
+        Both are the implicit matrix product, which never makes the im2col matrix.
+
+    Returns
+    -------
+    ndarray, shape (N, K, OH, OW) or (K, OH, OW)
+        ``OH = (H + pad_top + pad_bottom - dilation*(KH - 1) - 1) // stride + 1``, OW alike. Bitwise the same for any
+        number of threads.
+
+    Raises
+    ------
+    TypeError
+        If no input is floating point, or one is complex or an object array; if an int is none.
+    ValueError
+        If shapes and arguments do not fit together, or the result would have no pixel.
+    """
+    op = "conv2d"
+    _conv_modes(op, padding_mode, algorithm)
+    x, weight = np.asarray(x), np.asarray(weight)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    x, single = _images(op, "x", x)
+    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
+    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
+    y = _core.conv2d(
+        _cast(op, "x", x, dtype),
+        _cast(op, "weight", weight, dtype),
+        None if bias is None else _cast(op, "bias", bias, dtype),
+        stride,
+        _padding(op, padding, weight.shape[2:], stride, dilation),
+        dilation,
+        _int(op, "groups", groups),
+    )
+    return _finish(y, result_dtype, single)
+
+
+def conv2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    needs: Needs = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv2d`.
+
+    Parameters
+    ----------
+    dy : array_like, shape of conv2d's result
+        Gradient of the loss with respect to it.
+    x, weight, stride, padding, dilation, groups, padding_mode
+        As given to `conv2d`.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute. The first layer of a network has no use for dx.
+
+    Returns
+    -------
+    (dx, dweight, dbias) : ndarrays of the shapes of x, of weight, and (K,)
+        None where `needs` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`; also if dy does not have the shape of its result.
+    """
+    op = "conv2d_backward"
+    _conv_modes(op, padding_mode, "auto")
+    x, weight = np.asarray(x), np.asarray(weight)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    x, single = _images(op, "x", x)
+    dy, single_dy = _images(op, "dy", np.asarray(dy))
+    if single != single_dy:
+        raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
+    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
+    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
+    dx, dweight, dbias = _core.conv2d_backward(
+        _cast(op, "dy", dy, dtype),
+        _cast(op, "x", x, dtype),
+        _cast(op, "weight", weight, dtype),
+        stride,
+        _padding(op, padding, weight.shape[2:], stride, dilation),
+        dilation,
+        _int(op, "groups", groups),
+        _needs(op, needs),
+    )
+    return (
+        None if dx is None else _finish(dx, result_dtype, single),
+        None if dweight is None else _finish(dweight, result_dtype, False),
+        None if dbias is None else _finish(dbias, result_dtype, False),
+    )
+
+
+def _conv_modes(op: str, padding_mode: str, algorithm: str) -> None:
+    if padding_mode != "zeros":
+        raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available is 'zeros' (np.pad offers others)")
+    if algorithm not in ("auto", "gemm"):
+        raise ValueError(f"{op}: algorithm is {algorithm!r}; available are 'auto' and 'gemm'")
+
+
+def conv_output_size(
+    input_size: SupportsIndex,
+    filter_size: SupportsIndex,
+    stride: SupportsIndex = 1,
+    pad: SupportsIndex = 0,
+    dilation: SupportsIndex = 1,
+) -> int:
+    """Number of places where a filter fits along one axis.
+
+    ``(input_size + 2*pad - dilation*(filter_size - 1) - 1) // stride + 1``
+
+    Raises
+    ------
+    ValueError
+        If the filter does not fit at all, or an argument is out of range.
+    """
+    op = "conv_output_size"
+    return _core.conv_output_size(
+        _int(op, "input_size", input_size),
+        _int(op, "filter_size", filter_size),
+        _int(op, "stride", stride),
+        _int(op, "pad", pad),
+        _int(op, "dilation", dilation),
+    )
+
+
+def im2col(
+    input_data: ArrayLike, filter_h: SupportsIndex, filter_w: SupportsIndex, stride: IntOrPair = 1, pad: IntOrPair = 0
+) -> Array:
+    """Lay the pixels under each place of a filter side by side, in the book's layout.
+
+    Parameters
+    ----------
+    input_data : array_like, shape (N, C, H, W)
+    filter_h, filter_w : int
+    stride, pad : int or (int, int)
+        The padding is zeros.
+
+    Returns
+    -------
+    ndarray, shape (N*OH*OW, C*filter_h*filter_w)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the input is not floating point, has not four axes, or the filter does not fit.
+
+    Notes
+    -----
+    `conv2d` never makes this matrix; it is here to be looked at, and for code written after *Deep Learning from
+    Scratch* (K. Saitoh), chapter 7.
+    """
+    op = "im2col"
+    x = np.asarray(input_data)
+    dtype, result_dtype = _dtypes(op, input_data=x)
+    _axes(op, "input_data", x, "(N, C, H, W)", 4)
+    kernel = _int(op, "filter_h", filter_h), _int(op, "filter_w", filter_w)
+    pad_h, pad_w = _pair(op, "pad", pad)
+    col = _core.im2col(
+        _cast(op, "input_data", x, dtype), kernel, _pair(op, "stride", stride), (pad_h, pad_h, pad_w, pad_w)
+    )
+    return _finish(col, result_dtype, False)
+
+
+def col2im(
+    col: ArrayLike,
+    input_shape: Sequence[SupportsIndex],
+    filter_h: SupportsIndex,
+    filter_w: SupportsIndex,
+    stride: IntOrPair = 1,
+    pad: IntOrPair = 0,
+) -> Array:
+    """Add every element of an im2col matrix to the pixel it was taken from: the transpose of `im2col`.
+
+    Parameters
+    ----------
+    col : array_like, shape (N*OH*OW, C*filter_h*filter_w)
+    input_shape : (N, C, H, W)
+    filter_h, filter_w, stride, pad
+        As given to `im2col`.
+
+    Returns
+    -------
+    ndarray, shape (N, C, H, W)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If col is not floating point, or does not have the shape that `im2col` gives for these arguments.
+    """
+    op = "col2im"
+    col = np.asarray(col)
+    dtype, result_dtype = _dtypes(op, col=col)
+    kernel = _int(op, "filter_h", filter_h), _int(op, "filter_w", filter_w)
+    pad_h, pad_w = _pair(op, "pad", pad)
+    x = _core.col2im(
+        _cast(op, "col", col, dtype),
+        _shape(op, "input_shape", input_shape, 4),
+        kernel,
+        _pair(op, "stride", stride),
+        (pad_h, pad_h, pad_w, pad_w),
+    )
+    return _finish(x, result_dtype, False)
+
+
+# ---- pooling ----
+
+
+def max_pool2d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Largest value of each window.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W) or (C, H, W)
+    kernel_size, dilation : int or (int, int)
+    stride : int or (int, int), optional
+        The kernel size if it is not given.
+    padding : int or (int, int)
+        Minus infinity around the image; at most half the window.
+    ceil_mode : bool
+        Whether a last window that only partly fits counts. It must start inside the image or the padding before it.
+    return_indices : bool
+        Whether to return also where each maximum lies.
+
+    Returns
+    -------
+    y : ndarray, shape (N, C, OH, OW) or (C, OH, OW)
+    indices : ndarray of int64, shape of y
+        Only if `return_indices`: positions in the flat H*W plane. Of equal values the first in row-major order counts; a
+        NaN beats every number, and of several the last counts, as in PyTorch. -1 where dilation puts every pixel of a
+        window into the padding (y is minus infinity there).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x is not floating point, has no pixels, or the window does not fit.
+    """
+    op = "max_pool2d"
+    x = np.asarray(x)
+    dtype, result_dtype = _dtypes(op, x=x)
+    x, single = _images(op, "x", x)
+    kernel = _pair(op, "kernel_size", kernel_size)
+    y, indices = _core.max_pool2d(
+        _cast(op, "x", x, dtype),
+        kernel,
+        kernel if stride is None else _pair(op, "stride", stride),
+        _pair(op, "padding", padding),
+        _pair(op, "dilation", dilation),
+        bool(ceil_mode),
+        bool(return_indices),
+    )
+    y = _finish(y, result_dtype, single)
+    return (y, indices[0] if single else indices) if return_indices else y
+
+
+def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence[SupportsIndex]) -> Array:
+    """Gradient of `max_pool2d`: every dy goes to the pixel that was the maximum.
+
+    Parameters
+    ----------
+    dy : array_like, shape (N, C, OH, OW) or (C, OH, OW)
+    indices : array_like of int, shape of dy
+        As returned by `max_pool2d`.
+    input_shape : tuple of int
+        The shape of max_pool2d's x.
+
+    Returns
+    -------
+    ndarray, shape `input_shape`
+
+    Raises
+    ------
+    TypeError
+        If dy is not floating point or indices are not integers.
+    ValueError
+        If the shapes do not fit together, or an index lies outside its plane.
+    """
+    op = "max_pool2d_backward"
+    dy, indices = np.asarray(dy), np.asarray(indices)
+    dtype, result_dtype = _dtypes(op, dy=dy)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{op}: indices are {indices.dtype}; needed are the int64 indices of max_pool2d")
+    if indices.shape != dy.shape:
+        raise ValueError(f"{op}: indices have shape {indices.shape}, dy has {dy.shape}; needed is the same shape")
+    shape = _shape(op, "input_shape", input_shape, 3, 4)
+    dy, single = _images(op, "dy", dy)
+    if len(shape) != (3 if single else 4) or shape[:-2] != (dy.shape[1:2] if single else dy.shape[:2]):
+        raise ValueError(f"{op}: input_shape is {shape}, which does not fit dy, an array of shape {dy.shape}")
+    dx = _core.max_pool2d_backward(
+        _cast(op, "dy", dy, dtype), _cast(op, "indices", indices.reshape(dy.shape), np.dtype(np.int64)), shape[-2:]
+    )
+    return _finish(dx, result_dtype, single)
+
+
+# ---- fully connected layers, activations ----
+
+
+def affine(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
+    """Fully connected layer, ``x @ weight + bias``.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, D)
+    weight : array_like, shape (D, M)
+    bias : array_like, shape (M,), optional
+
+    Returns
+    -------
+    ndarray, shape (N, M)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If no input is floating point, or the shapes do not fit together.
+    """
+    op = "affine"
+    x, weight = np.asarray(x), np.asarray(weight)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    _axes(op, "x", x, "(N, D)", 2)
+    _axes(op, "weight", weight, "(D, M)", 2)
+    if x.shape[1] != weight.shape[0]:
+        raise ValueError(f"{op}: x has {x.shape[1]} columns, weight has {weight.shape[0]} rows; needed is the same")
+    if bias is not None and np.shape(bias) != weight.shape[1:]:
+        raise ValueError(f"{op}: bias has shape {np.shape(bias)}; needed is {weight.shape[1:]}")
+    y = _core.gemm(
+        _cast(op, "x", x, dtype),
+        _cast(op, "weight", weight, dtype),
+        None if bias is None else _cast(op, "bias", bias, dtype),
+        False,
+        False,
+    )
+    return _finish(y, result_dtype, False)
+
+
+def affine_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike, *, needs: Needs = (True, True, True)
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `affine`: ``dx = dy @ weight.T``, ``dweight = x.T @ dy``, ``dbias = dy.sum(axis=0)``.
+
+    Parameters
+    ----------
+    dy : array_like, shape (N, M)
+    x : array_like, shape (N, D)
+    weight : array_like, shape (D, M)
+    needs : (bool, bool, bool)
+        Which of the three to compute.
+
+    Returns
+    -------
+    (dx, dweight, dbias) : ndarrays of shapes (N, D), (D, M), (M,)
+        None where `needs` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If no input is floating point, or the shapes do not fit together.
+    """
+    op = "affine_backward"
+    x, weight, dy = np.asarray(x), np.asarray(weight), np.asarray(dy)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    _axes(op, "x", x, "(N, D)", 2)
+    _axes(op, "weight", weight, "(D, M)", 2)
+    if x.shape[1] != weight.shape[0] or dy.shape != (x.shape[0], weight.shape[1]):
+        raise ValueError(
+            f"{op}: dy has shape {dy.shape}, x {x.shape}, weight {weight.shape}; needed is (N, M), (N, D), (D, M)"
+        )
+    dy = _cast(op, "dy", dy, dtype)
+    need_dx, need_dweight, need_dbias = _needs(op, needs)
+    dx = _core.gemm(dy, _cast(op, "weight", weight, dtype), None, False, True) if need_dx else None
+    dweight = _core.gemm(_cast(op, "x", x, dtype), dy, None, True, False) if need_dweight else None
+    return (
+        None if dx is None else _finish(dx, result_dtype, False),
+        None if dweight is None else _finish(dweight, result_dtype, False),
+        _finish(dy.sum(axis=0), result_dtype, False) if need_dbias else None,
+    )
+
+
+def relu(x: ArrayLike) -> Array:
+    """Rectified linear unit: 0 where ``x <= 0``, else x (a NaN passes).
+
+    Parameters
+    ----------
+    x : array_like of any shape
+
+    Returns
+    -------
+    ndarray, shape of x
+
+    Raises
+    ------
+    TypeError
+        If x is not floating point.
+    """
+    x = np.asarray(x)
+    dtype, result_dtype = _dtypes("relu", x=x)
+    return _finish(_core.relu(_cast("relu", "x", x, dtype)), result_dtype, False)
+
+
+def relu_backward(dy: ArrayLike, y: ArrayLike) -> Array:
+    """Gradient of `relu`: 0 where ``y <= 0``, else dy.
+
+    Parameters
+    ----------
+    dy : array_like of any shape
+    y : array_like, shape of dy
+        The result of `relu` (its argument serves as well).
+
+    Returns
+    -------
+    ndarray, shape of dy
+
+    Raises
+    ------
+    TypeError, ValueError
+        If y is not floating point, or the shapes differ.
+    """
+    op = "relu_backward"
+    dy, y = np.asarray(dy), np.asarray(y)
+    dtype, result_dtype = _dtypes(op, y=y)
+    if dy.shape != y.shape:
+        raise ValueError(f"{op}: dy has shape {dy.shape}, y has {y.shape}; needed is the same shape")
+    return _finish(_core.relu_backward(_cast(op, "dy", dy, dtype), _cast(op, "y", y, dtype)), result_dtype, False)

@@ -156,8 +156,8 @@ py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair
 
 // ---- pooling ----
 
-std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pair2 stride, Pair2 padding, Pair2 dilation, bool ceil_mode,
-                     bool return_indices) {
+std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pair2 stride, Pair2 padding,
+                                            Pair2 dilation, bool ceil_mode, bool return_indices) {
     if (x.ndim() != 4) throw py::type_error("npconv._core: x must have 4 axes");
     const PoolShape s("max_pool2d", x.shape(0), x.shape(1), x.shape(2), x.shape(3), pair(kernel), pair(stride),
                       pair(padding), pair(dilation), ceil_mode);

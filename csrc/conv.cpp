@@ -60,7 +60,8 @@ Cut choose_cut(index_t rows, const Axis& v, const Axis& h, index_t out_channels,
             const index_t row_blocks = ceil_div(rows, block_rows);
             const index_t tasks = row_blocks * col_blocks * groups * tile_groups;
             const auto slab = static_cast<double>((block_rows + v.reach) * (width + h.reach)) / (nr * (taps + 1));
-            const double task = static_cast<double>(ceil_div(block_rows * width, nr)) * (tile_rows + pack) + pack * slab;
+            const double task =
+                static_cast<double>(ceil_div(block_rows * width, nr)) * (tile_rows + pack) + pack * slab;
             const double time = static_cast<double>(ceil_div(tasks, threads)) * task;
             if (best < 0 || time < best) {
                 best = time;
@@ -76,7 +77,9 @@ Cut choose_cut(index_t rows, const Axis& v, const Axis& h, index_t out_channels,
 template <class T>
 void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
     const index_t reduction = c.reduction();
-    parallel_for(c.groups * tiles, [&](index_t task) {
+    const double tile_ns =
+        static_cast<double>(c.out_channels * c.reduction()) * element_ns / static_cast<double>(tiles);
+    parallel_for(c.groups * tiles, tile_ns, [&](index_t task) {
         const index_t group = task / tiles, tile = task % tiles;
         const index_t begin = share_begin(tile, tiles, c.out_channels);
         const index_t rows = share_begin(tile + 1, tiles, c.out_channels) - begin;
@@ -106,7 +109,8 @@ class Panels {
     const Segment* segments(const Panel& panel) const { return segments_.data() + panel.first_segment; }
 
     template <class T>
-    void cut(const Correlation<T>& c, const Block& block, const std::vector<Strip>& strips, index_t slab_width, int nr) {
+    void cut(const Correlation<T>& c, const Block& block, const std::vector<Strip>& strips, index_t slab_width,
+             int nr) {
         for (const Strip& strip : strips) {
             const index_t image = strip.image * c.groups * c.out_channels * c.out_h * c.out_w;
             for (index_t y = 0; y < strip.rows; ++y) {
@@ -183,7 +187,11 @@ void correlate(const Correlation<T>& c) {
     const index_t depth = parts ? reduction_block : step_channels * taps;
     const index_t slab_channels = parts ? 2 : step_channels;
 
-    parallel_for(cut.row_blocks * cut.col_blocks * c.groups * cut.tile_groups, [&](index_t task) {
+    const index_t tasks = cut.row_blocks * cut.col_blocks * c.groups * cut.tile_groups;
+    const double task_ns =
+        static_cast<double>(cut.block_rows * cut.block_width * ceil_div(c.out_channels, cut.tile_groups)) *
+        static_cast<double>(reduction) * fma_ns;
+    parallel_for(tasks, task_ns, [&](index_t task) {
         const index_t tile_group = task % cut.tile_groups;
         const index_t group = task / cut.tile_groups % c.groups;
         const index_t block_index = task / cut.tile_groups / c.groups;
@@ -292,8 +300,8 @@ void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* d
         for (index_t h = 0; h < s.stride.w; ++h) {
             correlate(Correlation<T>{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
                                      backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h), s.n,
-                                     s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps,
-                                     s.kg() * s.cg() * taps, s.kw, nullptr, dx, s.h, s.w});
+                                     s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
+                                     s.kw, nullptr, dx, s.h, s.w});
         }
     }
 }
@@ -325,10 +333,13 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
     const SlabLayout layout(v, h, block_rows, width);
     const index_t most_channels = std::clamp<index_t>((64 << 10) / layout.channel_stride(), 1, s.cg());
     const index_t wanted_chunks = ceil_div(4 * get_num_threads(), splits * s.groups);
-    const index_t chunks = dweight ? std::max(ceil_div(s.cg(), most_channels), std::min(wanted_chunks, ceil_div(s.cg(), 16))) : 1;
+    const index_t chunks =
+        dweight ? std::max(ceil_div(s.cg(), most_channels), std::min(wanted_chunks, ceil_div(s.cg(), 16))) : 1;
 
     Scratch<T> partials(splits * s.groups * partial_size);
-    parallel_for(splits * s.groups * chunks, [&](index_t task) {
+    const double task_ns = static_cast<double>(rows * s.ow * s.kg()) * static_cast<double>(bias_rows + tap_rows) *
+                           fma_ns / static_cast<double>(splits * chunks);
+    parallel_for(splits * s.groups * chunks, task_ns, [&](index_t task) {
         const index_t chunk = task % chunks, group = task / chunks % s.groups, split = task / chunks / s.groups;
         const index_t channel = share_begin(chunk, chunks, s.cg());
         const index_t channels = dweight ? share_begin(chunk + 1, chunks, s.cg()) - channel : 0;
@@ -357,7 +368,8 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
             const Block block{row, std::min(row + block_rows, rows), col, std::min(col + width, s.ow)};
             cut_into_strips(block, s.oh, strips);
             layout.place(strips);
-            layout.fill(block, strips, x + (group * s.cg() + channel) * in_plane, s.c * in_plane, channels, T(0), slab.data());
+            layout.fill(block, strips, x + (group * s.cg() + channel) * in_plane, s.c * in_plane, channels, T(0),
+                        slab.data());
             for (index_t panel = 0; panel < panels; ++panel) {
                 const index_t k = panel * nr, k_count = std::min<index_t>(nr, s.kg() - k);
                 T* packed = dy_panel.data();
@@ -386,7 +398,8 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
     });
 
     // Add the partial sums in order, turn the result over into dweight (k, channel, tap).
-    parallel_for(s.groups * panels, [&](index_t task) {
+    const double sum_ns = static_cast<double>(splits * (bias_rows + tap_rows) * nr) * element_ns;
+    parallel_for(s.groups * panels, sum_ns, [&](index_t task) {
         const index_t group = task / panels, k = task % panels * nr, k_count = std::min<index_t>(nr, s.kg() - k);
         T* const total = partials.data() + group * partial_size + k;
         for (index_t split = 1; split < splits; ++split) {

@@ -64,7 +64,8 @@ void gemm(index_t m, index_t n, index_t k, Matrix<T> a, Matrix<T> b, const T* bi
     a.transposed = !a.transposed;  // pack() wants the reduction first
 
     // Loops 5 and 4: blocks of c. Every element is summed by one thread in one order, whatever the grid.
-    parallel_for(grid.rows * grid.columns, [&](index_t task) {
+    const double task_ns = static_cast<double>(m * n) * static_cast<double>(k) * fma_ns / (grid.rows * grid.columns);
+    parallel_for(grid.rows * grid.columns, task_ns, [&](index_t task) {
         const index_t row_block = task / grid.columns, column_block = task % grid.columns;
         const index_t first_row_tile = share_begin(row_block, grid.rows, row_tiles);
         const index_t last_row_tile = share_begin(row_block + 1, grid.rows, row_tiles);
@@ -74,7 +75,9 @@ void gemm(index_t m, index_t n, index_t k, Matrix<T> a, Matrix<T> b, const T* bi
         Scratch<T> b_packed(depth * nr);
         Scratch<index_t> b_row(depth);
         for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
-        const auto row_begin = [&](index_t tile) { return share_begin(tile, row_tiles, m); };  // tiles share the rows evenly
+        const auto row_begin = [&](index_t tile) {
+            return share_begin(tile, row_tiles, m);
+        };  // tiles share the rows evenly
 
         // Loop 3: the reduction. An empty one runs once, for the bias.
         index_t k0 = 0;

@@ -23,7 +23,7 @@ Inside inside(index_t x0, index_t kernel, index_t dilation, index_t width) {
 template <class T>
 void im2col(const ConvShape& s, const T* x, T* col) {
     const index_t row_size = s.c * s.kh * s.kw;
-    parallel_for(s.n * s.oh, [&](index_t task) {
+    parallel_for(s.n * s.oh, static_cast<double>(s.ow * row_size) * element_ns, [&](index_t task) {
         const index_t n = task / s.oh, y0 = task % s.oh * s.stride.h - s.pad.top;
         T* to = col + task * s.ow * row_size;
         for (index_t ox = 0; ox < s.ow; ++ox) {
@@ -46,7 +46,7 @@ void im2col(const ConvShape& s, const T* x, T* col) {
 template <class T>
 void col2im(const ConvShape& s, const T* col, T* x) {
     const index_t row_size = s.c * s.kh * s.kw;
-    parallel_for(s.n * s.c, [&](index_t task) {
+    parallel_for(s.n * s.c, static_cast<double>(s.oh * s.ow * s.kh * s.kw) * element_ns, [&](index_t task) {
         const index_t n = task / s.c, c = task % s.c;
         T* const plane = x + task * s.h * s.w;
         std::fill(plane, plane + s.h * s.w, T(0));

@@ -1,6 +1,7 @@
 // Threads: the only file that knows OpenMP, fork and Ctrl-C.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -17,6 +18,10 @@
 #endif
 
 namespace npconv {
+
+// Rough costs, to judge whether work is worth sharing.
+constexpr double fma_ns = 0.02;     // one fused multiply-add in a micro-kernel
+constexpr double element_ns = 0.5;  // one element read, or written, in passing
 
 inline index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 
@@ -72,10 +77,14 @@ inline void start_threads(int count, void (*check_interrupt)()) {
 #endif
 }
 
-/// Calls body(0) ... body(n - 1) in any order on up to get_num_threads() threads. The first exception ends the loop
-/// and is thrown again on the calling thread.
+/// A thread is worth waking for this many nanoseconds of work.
+constexpr double thread_ns = 5000;
+
+/// Calls body(0) ... body(n - 1) in any order on up to get_num_threads() threads, fewer if the work is small: one call
+/// is expected to take `item_ns` nanoseconds. The first exception ends the loop and is thrown again on the calling
+/// thread.
 template <class Body>
-void parallel_for(index_t n, Body&& body) {
+void parallel_for(index_t n, double item_ns, Body&& body) {
     std::exception_ptr error;
     std::atomic<bool> stop{false};
     using Clock = std::chrono::steady_clock;
@@ -95,7 +104,9 @@ void parallel_for(index_t n, Body&& body) {
         }
     };
 
-    const int threads = static_cast<int>(n < get_num_threads() ? n : get_num_threads());
+    const double useful = static_cast<double>(n) * item_ns / thread_ns;
+    const double most = static_cast<double>(std::min<index_t>(n, get_num_threads()));
+    const int threads = static_cast<int>(std::min(useful, most));
     if (threads > 1) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
@@ -111,13 +122,11 @@ void parallel_for(index_t n, Body&& body) {
     if (error) std::rethrow_exception(error);
 }
 
-/// The same over pieces: body(begin, end) with end - begin <= grain.
+/// The same over pieces of a range of `n` elements, each of which takes `ns`: body(begin, end).
 template <class Body>
-void parallel_for_range(index_t n, index_t grain, Body&& body) {
-    parallel_for(ceil_div(n, grain), [&](index_t i) {
-        const index_t begin = i * grain;
-        body(begin, begin + grain < n ? begin + grain : n);
-    });
+void parallel_for_range(index_t n, double ns, Body&& body) {
+    const index_t grain = std::max<index_t>(static_cast<index_t>(thread_ns / ns), 1);
+    parallel_for(ceil_div(n, grain), thread_ns, [&](index_t i) { body(i * grain, std::min((i + 1) * grain, n)); });
 }
 
 }  // namespace npconv

@@ -12,8 +12,8 @@
 namespace npconv {
 namespace {
 
-constexpr index_t block_windows = 1024;     // whose pixels stay in the L1 cache
-constexpr index_t task_elements = 1 << 15;  // enough work to be worth a thread's attention
+constexpr index_t block_windows = 1024;   // whose pixels stay in the L1 cache
+constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
 
 std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
     std::vector<Tap> taps;
@@ -63,8 +63,9 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
     // Without overlap the rows of a slab follow each other as those of y do, and narrow ones fill whole vectors.
     const bool joined = v.reach == 0 && h.reach == 0 && col_blocks == 1;
 
-    const index_t task_rows = ceil_div(std::max<index_t>(task_elements / width, 1), block_rows) * block_rows;
-    parallel_for(ceil_div(rows, task_rows) * col_blocks, [&](index_t task) {
+    const index_t task_rows = ceil_div(std::max<index_t>(task_pixels / width, 1), block_rows) * block_rows;
+    const double task_ns = static_cast<double>(task_rows * width * taps) * element_ns;
+    parallel_for(ceil_div(rows, task_rows) * col_blocks, task_ns, [&](index_t task) {
         const index_t col = task % col_blocks * width, first_row = task / col_blocks * task_rows;
         const index_t last_row = std::min(first_row + task_rows, rows);
         const index_t slack = max_tile_columns;  // whole vectors are read and written
@@ -115,22 +116,23 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
 template <class T>
 void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
                          T* dx) {
-    parallel_for_range(planes, std::max<index_t>(task_elements / plane_size, 1), [&](index_t begin, index_t end) {
-        for (index_t plane = begin; plane < end; ++plane) {
-            T* const to = dx + plane * plane_size;
-            std::fill(to, to + plane_size, T(0));
-            for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
-                const index_t index = indices[i];
-                if (index == -1) continue;  // a window without a pixel
-                if (index < 0 || index >= plane_size) {
-                    require(false, "max_pool2d_backward",
-                            "indices holds " + text(index) + ", the planes of input_shape have " + text(plane_size) +
-                                " pixels; pass what max_pool2d returned for this shape");
+    parallel_for_range(
+        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
+            for (index_t plane = begin; plane < end; ++plane) {
+                T* const to = dx + plane * plane_size;
+                std::fill(to, to + plane_size, T(0));
+                for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
+                    const index_t index = indices[i];
+                    if (index == -1) continue;  // a window without a pixel
+                    if (index < 0 || index >= plane_size) {
+                        require(false, "max_pool2d_backward",
+                                "indices holds " + text(index) + ", the planes of input_shape have " +
+                                    text(plane_size) + " pixels; pass what max_pool2d returned for this shape");
+                    }
+                    to[index] += dy[i];
                 }
-                to[index] += dy[i];
             }
-        }
-    });
+        });
 }
 
 template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*);

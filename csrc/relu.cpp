@@ -4,22 +4,16 @@
 #include "parallel.hpp"
 
 namespace npconv {
-namespace {
-
-constexpr index_t task_elements = 1 << 15;  // enough work to be worth a thread's attention
-
-}  // namespace
-
 template <class T>
 void relu_forward(index_t n, const T* x, T* y) {
-    parallel_for_range(n, task_elements, [&](index_t begin, index_t end) {
+    parallel_for_range(n, element_ns, [&](index_t begin, index_t end) {
         kernels_of<T>().relu_forward(x + begin, y + begin, end - begin);
     });
 }
 
 template <class T>
 void relu_backward(index_t n, const T* dy, const T* y, T* dx) {
-    parallel_for_range(n, task_elements, [&](index_t begin, index_t end) {
+    parallel_for_range(n, element_ns, [&](index_t begin, index_t end) {
         kernels_of<T>().relu_backward(dy + begin, y + begin, dx + begin, end - begin);
     });
 }

@@ -44,9 +44,9 @@ inline index_t checked_product(const char* op, const char* what, std::initialize
 }
 
 inline void require_at_least(const char* op, const char* name, Pair value, index_t least) {
-    require(value.h >= least && value.w >= least && value.h < max_extent && value.w < max_extent, op,
-            std::string(name) + " is " + text(value) + ", each value must be at least " + text(least) +
-                " and below 2**31");
+    require(
+        value.h >= least && value.w >= least && value.h < max_extent && value.w < max_extent, op,
+        std::string(name) + " is " + text(value) + ", each value must be at least " + text(least) + " and below 2**31");
 }
 
 /// How many windows fit: floor((size + pad - dilation*(kernel - 1) - 1) / stride) + 1, or the ceiling of it.
@@ -83,7 +83,16 @@ struct ConvShape {
 
     ConvShape(const char* op, index_t n_, index_t c_, index_t h_, index_t w_, index_t k_, index_t weight_c, index_t kh_,
               index_t kw_, Pair stride_, Padding pad_, Pair dilation_, index_t groups_)
-        : n(n_), c(c_), h(h_), w(w_), k(k_), kh(kh_), kw(kw_), stride(stride_), dilation(dilation_), pad(pad_),
+        : n(n_),
+          c(c_),
+          h(h_),
+          w(w_),
+          k(k_),
+          kh(kh_),
+          kw(kw_),
+          stride(stride_),
+          dilation(dilation_),
+          pad(pad_),
           groups(groups_) {
         require(c >= 1, op, "x has no channels");
         require(h >= 1 && w >= 1, op, "x has an empty image of " + text(Pair{h, w}) + " pixels");
@@ -95,7 +104,8 @@ struct ConvShape {
         require_at_least(op, "padding (top, left)", {pad.top, pad.left}, 0);
         require_at_least(op, "padding (bottom, right)", {pad.bottom, pad.right}, 0);
         require(groups >= 1, op, "groups is " + text(groups) + ", it must be at least 1");
-        require(c % groups == 0, op, "x has " + text(c) + " channels, which groups=" + text(groups) + " does not divide");
+        require(c % groups == 0, op,
+                "x has " + text(c) + " channels, which groups=" + text(groups) + " does not divide");
         require(weight_c == c / groups, op,
                 "weight has " + text(weight_c) + " input channels per group, x has " + text(c) +
                     " channels with groups=" + text(groups));

@@ -36,7 +36,8 @@ class BlockCache {
     Block take(std::size_t bytes) {
         std::size_t best = blocks_.size();
         for (std::size_t i = 0; i < blocks_.size(); ++i) {
-            if (blocks_[i].bytes >= bytes && (best == blocks_.size() || blocks_[i].bytes < blocks_[best].bytes)) best = i;
+            if (blocks_[i].bytes >= bytes && (best == blocks_.size() || blocks_[i].bytes < blocks_[best].bytes))
+                best = i;
         }
         Block block;
         if (best < blocks_.size()) {

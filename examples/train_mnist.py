@@ -151,7 +151,8 @@ def build_network(options: dict[str, Any], shape: tuple[int, ...], rng: np.rando
         return DeepConvNet(shape, rng=rng, dtype=options["dtype"])
     # the book's filters of 5x5 are too large for images of 8x8
     conv_param = {"filter_num": 30, "filter_size": 5 if shape[1] >= 16 else 3, "pad": 0, "stride": 1}
-    return SimpleConvNet(shape, conv_param, rng=rng, dtype=options["dtype"])
+    # He's initial weights, not the book's 0.01, which take some epochs to get going
+    return SimpleConvNet(shape, conv_param, weight_init_std="he", rng=rng, dtype=options["dtype"])
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:

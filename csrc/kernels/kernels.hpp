@@ -54,8 +54,8 @@ struct TypedKernels {
 
     /// y[j] = the first largest (or last NaN) of taps[t][j], for j < n. With `arg`, also code[t] of that tap; where
     /// every tap is minus infinity, first[j]. Whole vectors of taps and first are read, and of arg written.
-    void (*max_pool_row)(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first, index_t n,
-                         T* y, std::int32_t* arg);
+    void (*max_pool_row)(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first,
+                         index_t n, T* y, std::int32_t* arg);
 
     /// index[j] = base + j*step + arg[j].
     void (*window_indices)(const std::int32_t* arg, index_t base, index_t step, index_t n, index_t* index);

@@ -196,10 +196,12 @@ def max_pool2d(
 def max_pool2d_backward(dy: Array, indices: Array, input_shape: Any) -> Array:
     """Every dy goes to the pixel that was the maximum."""
     *planes, height, width = input_shape
-    count = int(np.prod(planes))
-    dx = np.zeros((count, height * width), dy.dtype)
-    where = np.arange(count)[:, np.newaxis], indices.reshape(count, -1)
-    np.add.at(dx, where, np.where(indices < 0, 0, dy).reshape(count, -1))
+    windows = dy.shape[-2] * dy.shape[-1]
+    dx = np.zeros((int(np.prod(planes)), height * width), dy.dtype)
+    for plane, indices_of_plane, dy_of_plane in zip(
+        dx, indices.reshape(len(dx), windows), dy.reshape(len(dx), windows), strict=True
+    ):
+        np.add.at(plane, indices_of_plane, np.where(indices_of_plane < 0, 0, dy_of_plane))
     return dx.reshape(input_shape)
 
 

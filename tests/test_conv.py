@@ -1,0 +1,180 @@
+"""conv2d and its gradients: by hand, against plain NumPy, against finite differences, and the rules at the corners."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import DTYPES, ConvCase, assert_close, conv_cases
+from hypothesis import given
+
+import npconv
+from npconv import reference
+
+
+def test_4x4_by_3x3_by_hand() -> None:
+    """A 4x4 image under a 3x3 filter: with x = [[1,2,3,0],[0,1,2,3],[3,0,1,2],[2,3,0,1]], sums of nine products."""
+    x = np.array([[1, 2, 3, 0], [0, 1, 2, 3], [3, 0, 1, 2], [2, 3, 0, 1]], float)[np.newaxis, np.newaxis]
+    w = np.array([[2, 0, 1], [0, 1, 2], [1, 0, 2]], float)[np.newaxis, np.newaxis]
+    # Top left: 1*2 + 2*0 + 3*1 + 0*0 + 1*1 + 2*2 + 3*1 + 0*0 + 1*2 = 15.
+    np.testing.assert_array_equal(npconv.conv2d(x, w)[0, 0], [[15, 16], [6, 15]])
+    np.testing.assert_array_equal(npconv.conv2d(x, w, np.array([3.0]))[0, 0], [[18, 19], [9, 18]])
+    padded = [[7, 12, 10, 2], [4, 15, 16, 10], [10, 6, 15, 6], [8, 10, 4, 3]]
+    np.testing.assert_array_equal(npconv.conv2d(x, w, padding=1)[0, 0], padded)
+    np.testing.assert_array_equal(npconv.conv2d(x, w, padding=1, stride=2)[0, 0], np.array(padded)[::2, ::2])
+
+
+def test_7x7_with_stride_2_by_hand() -> None:
+    """A ramp under a filter of ones: nine times the middle pixel."""
+    x = np.arange(49.0).reshape(1, 1, 7, 7)
+    expected = 9 * x[0, 0, 1:6:2, 1:6:2]
+    np.testing.assert_array_equal(npconv.conv2d(x, np.ones((1, 1, 3, 3)), stride=2)[0, 0], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(case=conv_cases())
+def test_forward_is_the_reference(dtype: type, case: ConvCase) -> None:
+    x, weight = case.x.astype(dtype), case.weight.astype(dtype)
+    bias = None if case.bias is None else case.bias.astype(dtype)
+    y = npconv.conv2d(x, weight, bias, *case.arguments)
+    assert y.dtype == dtype
+    assert_close(y, reference.conv2d(case.x, case.weight, case.bias, *case.arguments), case.reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(case=conv_cases())
+def test_gradients_are_the_reference(dtype: type, case: ConvCase) -> None:
+    dy = np.random.default_rng(1).standard_normal(reference.conv2d(*case[:3], *case.arguments).shape)
+    actual = npconv.conv2d_backward(*(a.astype(dtype) for a in (dy, case.x, case.weight)), *case.arguments)
+    expected = reference.conv2d_backward(dy, case.x, case.weight, *case.arguments)
+    terms = int(np.prod(case.weight.shape[:1] + case.weight.shape[2:])), dy[:, 0].size, dy[:, 0].size
+    for a, e, count in zip(actual, expected, terms, strict=True):
+        assert a.dtype == dtype
+        assert_close(a, e, count)
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "arguments"),
+    [
+        ((2, 3, 6, 7), (4, 3, 3, 2), (1, 0, 1, 1)),
+        ((1, 4, 8, 9), (6, 2, 3, 3), (2, 1, 1, 2)),
+        ((1, 2, 9, 8), (3, 2, 2, 3), ((3, 2), ((2, 0), (1, 3)), (2, 1), 1)),
+    ],
+)
+def test_gradients_are_finite_differences(shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
+    """In float64 (f(p + h) - f(p - h)) / 2h of a linear function is exact but for rounding."""
+    rng = np.random.default_rng(3)
+    x, weight, bias = rng.standard_normal(shape), rng.standard_normal(weight_shape), rng.standard_normal(weight_shape[0])
+    dy = rng.standard_normal(npconv.conv2d(x, weight, bias, *arguments).shape)
+    gradients = npconv.conv2d_backward(dy, x, weight, *arguments)
+    for parameter, gradient in zip((x, weight, bias), gradients, strict=True):
+        numerical = np.empty_like(parameter)
+        for i in np.ndindex(parameter.shape):
+            value, losses = parameter[i], []
+            for step in (0.5, -0.5):
+                parameter[i] = value + step
+                losses.append(float((npconv.conv2d(x, weight, bias, *arguments) * dy).sum()))
+            parameter[i] = value
+            numerical[i] = losses[0] - losses[1]
+        np.testing.assert_allclose(gradient, numerical, rtol=0, atol=1e-11)
+
+
+# Long reductions, many channels, tiny and wide planes: every way the work is cut.
+LARGE = [
+    ((3, 70, 13, 13), (40, 70, 3, 3), (1, 1, 1, 1)),
+    ((5, 130, 7, 7), (65, 130, 3, 3), (1, 1, 1, 1)),
+    ((2, 400, 6, 5), (33, 400, 1, 1), (1, 0, 1, 1)),
+    ((1, 2, 30, 1100), (3, 2, 3, 3), (1, 1, 1, 1)),
+    ((1, 3, 45, 50), (2, 3, 21, 20), (1, 5, 1, 1)),
+    ((2, 24, 20, 20), (24, 1, 5, 5), (2, 2, 1, 24)),
+    ((1, 1, 1, 5000), (2, 1, 1, 9), (1, 0, 3, 1)),
+    ((1, 1, 5000, 1), (2, 1, 9, 1), (2, 0, 3, 1)),
+    ((3, 5, 40, 40), (70, 5, 11, 11), (4, 2, 1, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "weight_shape", "arguments"), LARGE)
+def test_larger_shapes(dtype: type, shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
+    rng = np.random.default_rng(5)
+    x, weight, bias = rng.standard_normal(shape), rng.standard_normal(weight_shape), rng.standard_normal(weight_shape[0])
+    y = reference.conv2d(x, weight, bias, *arguments)
+    reduction = int(np.prod(weight_shape[1:]))
+    assert_close(npconv.conv2d(*(a.astype(dtype) for a in (x, weight, bias)), *arguments), y, reduction)
+    dy = rng.standard_normal(y.shape)
+    actual = npconv.conv2d_backward(*(a.astype(dtype) for a in (dy, x, weight)), *arguments)
+    expected = reference.conv2d_backward(dy, x, weight, *arguments)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, max(reduction, dy[:, 0].size))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "weight_shape", "arguments"), LARGE)
+def test_threads_do_not_change_a_bit(dtype: type, shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
+    rng = np.random.default_rng(6)
+    x, weight = rng.standard_normal(shape).astype(dtype), rng.standard_normal(weight_shape).astype(dtype)
+    bias = rng.standard_normal(weight_shape[0]).astype(dtype)
+    results = []
+    for count in (1, 2, 3, 7):
+        with npconv.threads(count):
+            y = npconv.conv2d(x, weight, bias, *arguments)
+            results.append((y, *npconv.conv2d_backward(np.sin(y), x, weight, *arguments)))
+    for other in results[1:]:
+        for first, a in zip(results[0], other, strict=True):
+            assert first.tobytes() == a.tobytes()
+
+
+def test_needs_leaves_out(rng: np.random.Generator) -> None:
+    x, weight = rng.standard_normal((2, 3, 8, 8)), rng.standard_normal((4, 3, 3, 3))
+    dy = rng.standard_normal((2, 4, 6, 6))
+    everything = npconv.conv2d_backward(dy, x, weight)
+    for needs in np.ndindex(2, 2, 2):
+        some = npconv.conv2d_backward(dy, x, weight, needs=tuple(bool(n) for n in needs))
+        for need, a, e in zip(needs, some, everything, strict=True):
+            if need:
+                np.testing.assert_array_equal(a, e)
+            else:
+                assert a is None
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_padding_same_and_valid(rng: np.random.Generator, kernel: int, dilation: int) -> None:
+    x, weight = rng.standard_normal((1, 2, 9, 12)), rng.standard_normal((3, 2, kernel, kernel))
+    same = npconv.conv2d(x, weight, padding="same", dilation=dilation)
+    assert same.shape == (1, 3, 9, 12)
+    total = dilation * (kernel - 1)  # the odd pixel goes behind
+    explicit = (total // 2, total - total // 2)
+    np.testing.assert_array_equal(same, npconv.conv2d(x, weight, padding=(explicit, explicit), dilation=dilation))
+    valid = npconv.conv2d(x, weight, padding="valid", dilation=dilation)
+    np.testing.assert_array_equal(valid, npconv.conv2d(x, weight, dilation=dilation))
+
+
+def test_single_image_is_a_batch_of_one(rng: np.random.Generator) -> None:
+    x, weight, bias = rng.standard_normal((3, 8, 9)), rng.standard_normal((4, 3, 3, 3)), rng.standard_normal(4)
+    y = npconv.conv2d(x, weight, bias)
+    np.testing.assert_array_equal(y, npconv.conv2d(x[np.newaxis], weight, bias)[0])
+    single = npconv.conv2d_backward(y, x, weight)
+    batch = npconv.conv2d_backward(y[np.newaxis], x[np.newaxis], weight)
+    assert single[0].shape == x.shape
+    np.testing.assert_array_equal(single[0], batch[0][0])
+    np.testing.assert_array_equal(single[1], batch[1])
+
+
+def test_empty_batch() -> None:
+    x, weight = np.zeros((0, 3, 8, 8), np.float32), np.ones((4, 3, 3, 3), np.float32)
+    y = npconv.conv2d(x, weight, np.ones(4, np.float32), padding=1)
+    assert y.shape == (0, 4, 8, 8)
+    dx, dweight, dbias = npconv.conv2d_backward(y, x, weight, padding=1)
+    assert dx.shape == x.shape
+    assert not dweight.any()
+    assert not dbias.any()
+
+
+def test_nan_and_infinity_stay_where_they_belong() -> None:
+    x = np.zeros((1, 1, 6, 40))
+    x[0, 0, 2, 3], x[0, 0, 5, 39] = np.nan, np.inf
+    y = npconv.conv2d(x, np.ones((1, 1, 3, 3)), padding=1)
+    expected = np.zeros((6, 40))
+    expected[4:, 38:] = np.inf
+    expected[1:4, 2:5] = np.nan
+    np.testing.assert_array_equal(y[0, 0], expected)

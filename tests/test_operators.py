@@ -1,0 +1,106 @@
+"""The smaller operators: im2col, col2im, conv_output_size, affine, relu."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import DTYPES, ConvCase, assert_close, conv_cases
+from hypothesis import given
+from hypothesis import strategies as st
+
+import npconv
+from npconv import reference
+
+
+def test_im2col_by_hand() -> None:
+    x = np.arange(9.0).reshape(1, 1, 3, 3)
+    np.testing.assert_array_equal(npconv.im2col(x, 2, 2), [[0, 1, 3, 4], [1, 2, 4, 5], [3, 4, 6, 7], [4, 5, 7, 8]])
+    # Every pixel is added as often as a 2x2 filter covers it.
+    counts = npconv.col2im(np.ones((4, 4)), x.shape, 2, 2)
+    np.testing.assert_array_equal(counts[0, 0], [[1, 2, 1], [2, 4, 2], [1, 2, 1]])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(case=conv_cases())
+def test_im2col_and_col2im_are_the_reference(dtype: type, case: ConvCase) -> None:
+    x = case.x.astype(dtype)
+    kernel, pad = case.weight.shape[2:], tuple(max(sides) for sides in case.padding)
+    if any(size + 2 * p < k for size, p, k in zip(x.shape[2:], pad, kernel, strict=True)):
+        with pytest.raises(ValueError, match="im2col: the window spans"):
+            npconv.im2col(x, *kernel, case.stride, pad)
+        return
+    col = npconv.im2col(x, *kernel, case.stride, pad)
+    np.testing.assert_array_equal(col, reference.im2col(x, *kernel, case.stride, pad))
+    back = npconv.col2im(col, x.shape, *kernel, case.stride, pad)
+    assert back.dtype == dtype
+    assert_close(back, reference.col2im(col, x.shape, *kernel, case.stride, pad), 25)
+
+
+def test_im2col_times_filter_is_conv2d(rng: np.random.Generator) -> None:
+    """The book's way: col @ W.T, then rows back to images."""
+    x, weight = rng.standard_normal((2, 3, 10, 11)), rng.standard_normal((5, 3, 4, 3))
+    col = npconv.im2col(x, 4, 3, stride=2, pad=1)
+    y = npconv.conv2d(x, weight, stride=2, padding=1)
+    n, k, oh, ow = y.shape
+    expected = (col @ weight.reshape(5, -1).T).reshape(n, oh, ow, k).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-12)
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 4), st.integers(1, 4))
+def test_conv_output_size_counts_the_places(size: int, kernel: int, stride: int, pad: int, dilation: int) -> None:
+    span = dilation * (kernel - 1) + 1
+    places = len(range(0, size + 2 * pad - span + 1, stride))
+    if places:
+        assert npconv.conv_output_size(size, kernel, stride, pad, dilation) == places
+    else:
+        with pytest.raises(ValueError, match="conv_output_size: the window spans"):
+            npconv.conv_output_size(size, kernel, stride, pad, dilation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(0, 70), st.integers(0, 300), st.integers(0, 70), st.integers(0, 2**32))
+def test_affine_is_the_reference(dtype: type, n: int, d: int, m: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight, bias, dy = (rng.standard_normal(s) for s in ((n, d), (d, m), m, (n, m)))
+    cast = [a.astype(dtype) for a in (x, weight, bias, dy)]
+    y = npconv.affine(*cast[:3])
+    assert y.dtype == dtype
+    assert_close(y, reference.affine(x, weight, bias), d)
+    assert_close(npconv.affine(*cast[:2]), reference.affine(x, weight), d)
+    actual = npconv.affine_backward(cast[3], *cast[:2])
+    for a, e, terms in zip(actual, reference.affine_backward(dy, x, weight), (m, n, n), strict=True):
+        assert_close(a, e, terms)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(100, 700, 100), (700, 300, 33), (9, 1200, 1100), (1, 5000, 1)])
+def test_affine_on_any_number_of_threads(dtype: type, shape: tuple[int, int, int]) -> None:
+    n, d, m = shape
+    rng = np.random.default_rng(8)
+    x, weight, bias, dy = (rng.standard_normal(s).astype(dtype) for s in ((n, d), (d, m), m, (n, m)))
+    results = []
+    for count in (1, 2, 5):
+        with npconv.threads(count):
+            results.append((npconv.affine(x, weight, bias), *npconv.affine_backward(dy, x, weight)))
+    assert_close(results[0][0], reference.affine(*(a.astype(np.float64) for a in (x, weight, bias))), d)
+    for other in results[1:]:
+        for first, a in zip(results[0], other, strict=True):
+            assert first.tobytes() == a.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [0, 1, 15, 1000, 100_003])
+def test_relu(dtype: type, size: int) -> None:
+    x = np.random.default_rng(4).standard_normal(size).astype(dtype)
+    x[::7], x[3::11], x[5::13] = 0, np.nan, -np.inf
+    y = npconv.relu(x)
+    np.testing.assert_array_equal(y, np.where(x <= 0, dtype(0), x))
+    dy = np.arange(size, dtype=dtype)
+    np.testing.assert_array_equal(npconv.relu_backward(dy, y), np.where(x <= 0, dtype(0), dy))
+
+
+def test_relu_keeps_the_shape_and_gives_no_negative_zero(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 3, 4, 5))
+    assert npconv.relu(x).shape == x.shape
+    assert npconv.relu(np.array(-0.0)).shape == ()
+    assert not np.signbit(npconv.relu(np.array([-0.0, -1.0]))).any()

@@ -85,8 +85,9 @@ def read_npz(path: PathLike) -> dict[str, NDArray[Any]]:
         If it is no ``.npz`` file, is damaged or holds Python objects; names the file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        # opened here: where np.load fails, it does not always close what it opened
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except OSError:
         raise
     except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file

@@ -56,8 +56,8 @@ def _ready(array: Any, dtype: np.dtype[Any]) -> bool:
 def _dtypes(op: str, **arrays: Array) -> tuple[np.dtype[Any], np.dtype[Any]]:
     """Return the dtype to compute in and the dtype to return for these arrays together."""
     result = np.result_type(*(a.dtype for a in arrays.values()))
-    if result == _F32 or result == _F64:
-        return result.newbyteorder("="), result.newbyteorder("=")
+    if result in (_F32, _F64):
+        return result, result
     if result == _F16:
         return _F32, _F16
     given = ", ".join(f"{name} is {array.dtype}" for name, array in arrays.items())
@@ -434,9 +434,9 @@ def max_pool2d(
     -------
     y : ndarray, shape (N, C, OH, OW) or (C, OH, OW)
     indices : ndarray of int64, shape of y
-        Only if `return_indices`: positions in the flat H*W plane. Of equal values the first in row-major order counts; a
-        NaN beats every number, and of several the last counts, as in PyTorch. -1 where dilation puts every pixel of a
-        window into the padding (y is minus infinity there).
+        Only if `return_indices`: positions in the flat H*W plane. Of equal values the first in row-major order
+        counts; a NaN beats every number, and of several the last counts, as in PyTorch. -1 where dilation puts every
+        pixel of a window into the padding (y is minus infinity there).
 
     Raises
     ------

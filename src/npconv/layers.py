@@ -164,9 +164,7 @@ class SoftmaxWithLoss:
             if t.dtype.kind not in "iu":
                 raise TypeError(f"SoftmaxWithLoss: labels must be integers, got dtype {t.dtype}")
             if t.min() < 0 or t.max() >= x.shape[1]:
-                raise ValueError(
-                    f"SoftmaxWithLoss: labels {t.min()}..{t.max()} are not in 0..{x.shape[1] - 1}"
-                )
+                raise ValueError(f"SoftmaxWithLoss: labels {t.min()}..{t.max()} are not in 0..{x.shape[1] - 1}")
         self.t = t
         self.y = y = softmax(x)
         # 1e-7 keeps the logarithm finite, as in the book

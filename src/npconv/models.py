@@ -31,7 +31,9 @@ class _ConvNet:
         Of the weights, and of everything that is computed with them.
     """
 
-    def __init__(self, input_dim: Sequence[int], dtype: DTypeLike) -> None:
+    def __init__(self, input_dim: Sequence[int], rng: Any, dtype: DTypeLike) -> None:
+        # None stays None: Dropout layers then follow the global numpy.random, and can be copied.
+        self._rng = None if rng is None else as_rng(rng)
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise TypeError(f"dtype must be float32 or float64, got {self.dtype}")
@@ -47,14 +49,14 @@ class _ConvNet:
     def _add(self, name: str, layer: Any) -> None:
         self.layers[name] = layer
 
-    def _add_conv(self, name: str, param: Mapping[str, int], std: float | str, rng: Any) -> None:
+    def _add_conv(self, name: str, param: Mapping[str, int], std: float | str) -> None:
         """Add a convolution whose weights are drawn with standard deviation `std` (or "he")."""
         C, H, W = self._shape
         missing = {"filter_num", "filter_size", "pad", "stride"} - param.keys()
         if missing:
             raise ValueError(f"{name}: conv_param {dict(param)} lacks {sorted(missing)}")
         size, stride, pad = param["filter_size"], param["stride"], param["pad"]
-        weights = self._draw((param["filter_num"], C, size, size), C * size * size, std, rng)
+        weights = self._draw((param["filter_num"], C, size, size), C * size * size, std)
         layer = L.Convolution(*weights, stride, pad)
         layer.needs_dx = bool(self.layers)  # nobody reads the gradient of the images
         self._add(name, layer)
@@ -68,18 +70,18 @@ class _ConvNet:
         C, H, W = self._shape
         self._shape = (C, self._output_size(name, H, 2, 2, 0), self._output_size(name, W, 2, 2, 0))
 
-    def _add_affine(self, name: str, size: int, std: float | str, rng: Any) -> None:
+    def _add_affine(self, name: str, size: int, std: float | str) -> None:
         length = int(np.prod(self._shape))
-        layer = L.Affine(*self._draw((length, size), length, std, rng))
+        layer = L.Affine(*self._draw((length, size), length, std))
         self._add(name, layer)
         self._weighted.append(layer)
         self._shape = (size,)
 
-    def _draw(self, shape: tuple[int, ...], fan_in: int, std: float | str, rng: Any) -> tuple[Array, Array]:
+    def _draw(self, shape: tuple[int, ...], fan_in: int, std: float | str) -> tuple[Array, Array]:
         """Draw the next weights W and make b; `std` "he" is sqrt(2 / fan_in)."""
         number = len(self._weighted) + 1
         deviation = np.sqrt(2 / fan_in) if std == "he" else float(std)
-        W = (deviation * as_rng(rng).standard_normal(shape)).astype(self.dtype)
+        W = (deviation * as_rng(self._rng).standard_normal(shape)).astype(self.dtype)
         b = np.zeros(shape[0] if len(shape) == 4 else shape[1], self.dtype)
         self.params[f"W{number}"], self.params[f"b{number}"] = W, b
         return W, b
@@ -227,16 +229,15 @@ class SimpleConvNet(_ConvNet):
         rng: Any = None,
         dtype: DTypeLike = np.float64,
     ) -> None:
-        super().__init__(input_dim, dtype)
+        super().__init__(input_dim, rng, dtype)
         if isinstance(weight_init_std, str) and weight_init_std != "he":
             raise ValueError(f"weight_init_std must be a number or 'he', got {weight_init_std!r}")
-        rng = as_rng(rng)
-        self._add_conv("Conv1", conv_param, weight_init_std, rng)
+        self._add_conv("Conv1", conv_param, weight_init_std)
         self._add("Relu1", L.Relu())
         self._add_pool("Pool1")
-        self._add_affine("Affine1", hidden_size, weight_init_std, rng)
+        self._add_affine("Affine1", hidden_size, weight_init_std)
         self._add("Relu2", L.Relu())
-        self._add_affine("Affine2", output_size, weight_init_std, rng)
+        self._add_affine("Affine2", output_size, weight_init_std)
 
 
 class DeepConvNet(_ConvNet):
@@ -282,20 +283,18 @@ class DeepConvNet(_ConvNet):
         rng: Any = None,
         dtype: DTypeLike = np.float64,
     ) -> None:
-        super().__init__(input_dim, dtype)
-        # None stays None: a Dropout layer then follows the global numpy.random, and can be copied.
-        rng = None if rng is None else as_rng(rng)
+        super().__init__(input_dim, rng, dtype)
         conv_params = (conv_param_1, conv_param_2, conv_param_3, conv_param_4, conv_param_5, conv_param_6)
         for i, conv_param in enumerate(conv_params, start=1):
-            self._add_conv(f"Conv{i}", conv_param, "he", rng)
+            self._add_conv(f"Conv{i}", conv_param, "he")
             self._add(f"Relu{i}", L.Relu())
             if i % 2 == 0:
                 self._add_pool(f"Pool{i // 2}")
-        self._add_affine("Affine1", hidden_size, "he", rng)
+        self._add_affine("Affine1", hidden_size, "he")
         self._add("Relu7", L.Relu())
-        self._add("Dropout1", L.Dropout(dropout_ratio, rng))
-        self._add_affine("Affine2", output_size, "he", rng)
-        self._add("Dropout2", L.Dropout(dropout_ratio, rng))
+        self._add("Dropout1", L.Dropout(dropout_ratio, self._rng))
+        self._add_affine("Affine2", output_size, "he")
+        self._add("Dropout2", L.Dropout(dropout_ratio, self._rng))
 
 
 def _numerical_gradient(f: Callable[[], float], x: Array) -> Array:

@@ -1,0 +1,63 @@
+"""npconv against the same operators in plain NumPy (`npconv.reference`), over the shapes of shapes.py, in float32."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from shapes import CONVS, POOLS, Conv, Pool
+
+from npconv import functional, reference
+
+IMPLEMENTATIONS = {"npconv": functional, "numpy": reference}
+
+
+def measure(benchmark: Any, group: str, implementation: str, function: Any, *arguments: Any, **notes: float) -> None:
+    benchmark.group = group
+    benchmark.extra_info.update(notes)
+    # NumPy takes seconds for the largest rows: once is enough there.
+    rounds = 15 if implementation == "npconv" else 2
+    benchmark.pedantic(function, arguments, rounds=rounds, warmup_rounds=2 if implementation == "npconv" else 0)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def operators(implementation: str) -> ModuleType:
+    return IMPLEMENTATIONS[implementation]
+
+
+@pytest.mark.parametrize("shape", CONVS, ids=lambda shape: shape.name)
+def test_conv2d(benchmark: Any, implementation: str, operators: Any, shape: Conv) -> None:
+    x, weight, bias, _ = shape.arrays()
+    arguments = x, weight, bias, shape.stride, shape.padding
+    measure(benchmark, f"conv2d {shape.name}", implementation, operators.conv2d, *arguments, flops=shape.flops)
+
+
+@pytest.mark.parametrize("shape", CONVS, ids=lambda shape: shape.name)
+def test_conv2d_backward(benchmark: Any, implementation: str, operators: Any, shape: Conv) -> None:
+    x, weight, _, dy = shape.arrays()
+    group, arguments = f"conv2d_backward {shape.name}", (dy, x, weight, shape.stride, shape.padding)
+    measure(benchmark, group, implementation, operators.conv2d_backward, *arguments, flops=2 * shape.flops)
+
+
+@pytest.mark.parametrize("shape", POOLS, ids=lambda shape: shape.name)
+def test_max_pool2d(benchmark: Any, implementation: str, operators: Any, shape: Pool) -> None:
+    x = shape.array()
+    moved = x.nbytes + x.itemsize * shape.n * shape.c * shape.out_size**2
+    arguments = x, shape.kernel, shape.stride, shape.padding
+    measure(benchmark, f"max_pool2d {shape.name}", implementation, operators.max_pool2d, *arguments, bytes=moved)
+
+
+@pytest.mark.parametrize("shape", POOLS, ids=lambda shape: shape.name)
+def test_max_pool2d_backward(benchmark: Any, implementation: str, operators: Any, shape: Pool) -> None:
+    x = shape.array()
+    y, indices = functional.max_pool2d(x, shape.kernel, shape.stride, shape.padding, return_indices=True)
+    moved = x.nbytes + y.nbytes + indices.nbytes
+    arguments = y, indices, x.shape
+    group = f"max_pool2d_backward {shape.name}"
+    measure(benchmark, group, implementation, operators.max_pool2d_backward, *arguments, bytes=moved)

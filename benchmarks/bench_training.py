@@ -1,0 +1,34 @@
+"""A training step (forward, loss, backward, Adam) on npconv's kernels and on plain NumPy: the same network, twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from bench_operators import IMPLEMENTATIONS, implementation, measure  # noqa: F401  (a fixture)
+
+from npconv import layers, models, optimizers
+
+NETWORKS = {"SimpleConvNet": models.SimpleConvNet, "DeepConvNet": models.DeepConvNet}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_step(
+    benchmark: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    implementation: str,  # noqa: F811
+    network: str,
+    dtype: str,
+) -> None:
+    monkeypatch.setattr(layers, "F", IMPLEMENTATIONS[implementation])  # every layer calls its operators through F
+    rng = np.random.default_rng(0)
+    x, t = rng.random((100, 1, 28, 28)).astype(dtype), rng.integers(0, 10, 100)
+    net = NETWORKS[network](rng=1, dtype=dtype)
+    optimizer = optimizers.Adam()
+
+    def step() -> None:
+        optimizer.update(net.params, net.gradient(x, t))
+
+    measure(benchmark, f"training step {network}, batch 100, {dtype}", implementation, step)

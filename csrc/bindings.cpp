@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <memory>
 #include <optional>
 
 #include "conv.hpp"
@@ -17,6 +18,7 @@
 #include "pool.hpp"
 #include "relu.hpp"
 #include "shape.hpp"
+#include "workspace.hpp"
 
 namespace py = pybind11;
 
@@ -38,9 +40,26 @@ const T* borrow(const py::array& array, const char* name, py::ssize_t ndim) {
     return static_cast<const T*>(array.data());
 }
 
+/// A new array, uninitialised. A large one is made of memory that an earlier result has given up: fresh pages from the
+/// system would cost as much time as many of our operators take.
+template <class T>
+py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
+    std::size_t bytes = sizeof(T);
+    for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
+    if (bytes < ResultMemory::least_bytes) return py::array_t<T>(shape);
+    auto block = std::make_unique<MemoryBlock>(ResultMemory::instance().take(bytes));
+    const auto* const data = static_cast<const T*>(block->data);
+    const py::capsule owner(block.get(), [](void* pointer) {
+        const std::unique_ptr<MemoryBlock> mine(static_cast<MemoryBlock*>(pointer));
+        ResultMemory::instance().give_back(*mine);
+    });
+    block.release();
+    return py::array_t<T>(shape, data, owner);
+}
+
 template <class T>
 py::array_t<T> result(std::initializer_list<index_t> sizes) {
-    return py::array_t<T>(std::vector<py::ssize_t>(sizes));
+    return new_array<T>(std::vector<py::ssize_t>(sizes));
 }
 
 /// Calls f with a float or a double, as the array's elements are.
@@ -227,7 +246,7 @@ py::array gemm_(const py::array& a, const py::array& b, const std::optional<py::
 
 template <class T>
 py::array_t<T> result_like(const py::array& x) {
-    return py::array_t<T>(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+    return new_array<T>(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
 }
 
 py::array relu(const py::array& x) {
@@ -271,6 +290,7 @@ py::dict build_info() {
     info["isa_compiled"] = compiled_isas();
     info["isa_supported"] = supported_isas();
     info["isa_in_use"] = kernels().name;
+    info["kept_bytes"] = ResultMemory::instance().kept_bytes();
     return info;
 }
 
@@ -318,5 +338,6 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
     m.def("get_num_threads", &get_num_threads);
     m.def("set_num_threads", &set_num_threads);
+    m.def("release_memory", [] { ResultMemory::instance().release(); });
     m.def("build_info", &build_info);
 }

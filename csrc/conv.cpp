@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "panels.hpp"
 #include "parallel.hpp"
 #include "slab.hpp"
 #include "workspace.hpp"
@@ -28,7 +29,7 @@ struct Correlation {
     index_t in_channels, out_channels;  // of one group
     const T* in;
     const T* weight;
-    index_t weight_m, weight_c, weight_group, kw;
+    index_t weight_m, weight_c, weight_group, kw, kernel_taps;
     const T* bias;
     T* out;
     index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
@@ -43,29 +44,37 @@ struct Cut {
     index_t block_rows, block_width;  // output rows and columns of a block
     index_t row_blocks, col_blocks;
     index_t tile_groups;  // how many tasks share the output channels of a block
+    bool in_place;        // whether panels are read from the slab as they are
 };
 
-/// Chooses the cut with the shortest predicted time, counted in rows of register tiles per step of the reduction.
-Cut choose_cut(index_t rows, const Axis& v, const Axis& h, index_t out_channels, index_t groups, index_t tiles, int nr,
-               int threads) {
-    const index_t width = std::min(h.out, block_panels * nr), col_blocks = ceil_div(h.out, width);
-    const auto taps = static_cast<index_t>(v.taps.size() * h.taps.size());
-    constexpr double pack = 8;  // packing a row of a panel takes as long as this many rows of a tile
+/// Chooses the cut with the shortest predicted time, in cycles per step of the reduction (AVX-512 on a recent server).
+template <class T>
+Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int threads) {
+    const index_t width = std::min(c.h.out, block_panels * nr), col_blocks = ceil_div(c.h.out, width);
+    const auto taps = static_cast<double>(c.taps()) + 1, reduction = static_cast<double>(c.reduction()) + 1;
+    const auto runs = 1 + static_cast<double>(nr) / static_cast<double>(width);  // rows that a panel touches
+    const auto tile_rows = static_cast<double>(c.out_channels) / static_cast<double>(tiles);
+    const double tile = std::max(tile_rows, 4.0);              // below 4 rows the latency of the multiply-adds shows
+    const double pack = 4 + 2 * runs;                          // copying one row of a panel
+    const double scatter = 25 * runs * tile_rows / reduction;  // storing a tile run by run instead of whole
     Cut cut{};
     double best = -1;
     for (index_t tile_groups = 1; tile_groups <= std::min<index_t>(tiles, threads); tile_groups *= 2) {
-        const auto tile_rows = static_cast<double>(ceil_div(tiles, tile_groups) * out_channels) / tiles;
+        const auto tiles_here = static_cast<double>(ceil_div(tiles, tile_groups));
         for (index_t panels = 1; panels <= block_panels; ++panels) {
             const index_t block_rows = std::min(std::max<index_t>(panels * nr / width, 1), rows);
-            const index_t row_blocks = ceil_div(rows, block_rows);
-            const index_t tasks = row_blocks * col_blocks * groups * tile_groups;
-            const auto slab = static_cast<double>((block_rows + v.reach) * (width + h.reach)) / (nr * (taps + 1));
-            const double task =
-                static_cast<double>(ceil_div(block_rows * width, nr)) * (tile_rows + pack) + pack * slab;
-            const double time = static_cast<double>(ceil_div(tasks, threads)) * task;
-            if (best < 0 || time < best) {
-                best = time;
-                cut = {block_rows, width, row_blocks, col_blocks, tile_groups};
+            const index_t row_blocks = ceil_div(rows, block_rows), slab_width = width + c.h.reach;
+            const index_t rounds = ceil_div(row_blocks * col_blocks * c.groups * tile_groups, threads);
+            const auto fill = 8 * static_cast<double>((block_rows + c.v.reach) * slab_width) / (nr * taps);
+            for (const bool in_place : {false, true}) {
+                const index_t columns = in_place ? block_rows * slab_width - c.h.reach : block_rows * width;
+                const double panel = tiles_here * (in_place ? tile + scatter : tile) + (in_place ? 0 : pack);
+                const double time =
+                    static_cast<double>(rounds) * (static_cast<double>(ceil_div(columns, nr)) * panel + fill);
+                if (best < 0 || time < best) {
+                    best = time;
+                    cut = {block_rows, width, row_blocks, col_blocks, tile_groups, in_place};
+                }
             }
         }
     }
@@ -85,63 +94,23 @@ void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
         const index_t rows = share_begin(tile + 1, tiles, c.out_channels) - begin;
         const T* from = c.weight + group * c.weight_group + begin * c.weight_m;
         T* to = packed + (group * c.out_channels + begin) * reduction;
-        for (index_t channel = 0; channel < c.in_channels; ++channel) {
+        const index_t taps = c.taps();
+        for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * rows) {
+            if (taps == c.kernel_taps) {  // all of them, in their order
+                kernels_of<T>().pack_transposed(from, c.weight_m, rows, taps, to, rows);
+                continue;
+            }
+            index_t tap = 0;
             for (const Tap& v : c.v.taps) {
                 for (const Tap& h : c.h.taps) {
-                    const T* w = from + channel * c.weight_c + v.index * c.kw + h.index;
-                    for (index_t i = 0; i < rows; ++i) *to++ = w[i * c.weight_m];
+                    const T* w = from + v.index * c.kw + h.index;
+                    for (index_t i = 0; i < rows; ++i) to[tap * rows + i] = w[i * c.weight_m];
+                    ++tap;
                 }
             }
         }
     });
 }
-
-/// The columns of one panel, as runs along output rows.
-struct Panel {
-    int first_segment, segments = 0, columns = 0;
-    bool source_is_contiguous = true, result_is_contiguous = true;
-};
-
-/// The pixels of a block in output order, cut into panels of nr.
-class Panels {
-   public:
-    std::vector<Panel> list;
-    const Segment* segments(const Panel& panel) const { return segments_.data() + panel.first_segment; }
-
-    template <class T>
-    void cut(const Correlation<T>& c, const Block& block, const std::vector<Strip>& strips, index_t slab_width,
-             int nr) {
-        for (const Strip& strip : strips) {
-            const index_t image = strip.image * c.groups * c.out_channels * c.out_h * c.out_w;
-            for (index_t y = 0; y < strip.rows; ++y) {
-                const index_t row = image + (c.v.first + (strip.row + y) * c.v.step) * c.out_w + c.h.first;
-                for (index_t x = 0; x < block.width();) {
-                    if (list.empty() || list.back().columns == nr) list.push_back({static_cast<int>(segments_.size())});
-                    const index_t length = std::min<index_t>(nr - list.back().columns, block.width() - x);
-                    add(strip.source + y * slab_width + x, row + (block.col_begin + x) * c.h.step,
-                        static_cast<int>(length), c.h.step);
-                    x += length;
-                }
-            }
-        }
-    }
-
-   private:
-    void add(index_t source, index_t result, int length, index_t step) {
-        Panel& panel = list.back();
-        if (panel.segments > 0) {
-            const Segment& last = segments_.back();
-            panel.source_is_contiguous &= last.src + last.length == source;
-            panel.result_is_contiguous &= last.dst + last.length == result;
-        }
-        panel.result_is_contiguous &= step == 1;
-        segments_.push_back({source, result, panel.columns, length});
-        panel.columns += length;
-        ++panel.segments;
-    }
-
-    std::vector<Segment> segments_;
-};
 
 /// Stores a tile whose columns are scattered over the output: several rows, several images, or every step-th pixel.
 template <class T>
@@ -151,11 +120,18 @@ void store_scattered(const Segment* segments, int count, const T* tile, index_t 
         for (int s = 0; s < count; ++s) {
             const T* from = tile + segments[s].column;
             T* to = out + segments[s].dst;
-            for (int j = 0; j < segments[s].length; ++j) {
+            const int n = segments[s].length;
+            if (step == 1) {
                 if (accumulate) {
-                    to[j * step] += from[j];
+                    for (int j = 0; j < n; ++j) to[j] += from[j];
+                } else if (bias) {
+                    for (int j = 0; j < n; ++j) to[j] = from[j] + bias[i];
                 } else {
-                    to[j * step] = bias ? from[j] + bias[i] : from[j];
+                    std::copy(from, from + n, to);
+                }
+            } else {
+                for (int j = 0; j < n; ++j) {
+                    to[j * step] = accumulate ? to[j * step] + from[j] : bias ? from[j] + bias[i] : from[j];
                 }
             }
         }
@@ -170,7 +146,9 @@ void correlate(const Correlation<T>& c) {
     if (rows == 0 || c.h.out == 0) return;
     const index_t taps = c.taps(), reduction = c.reduction(), tiles = ceil_div(c.out_channels, kernel.mr);
     const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
-    const Cut cut = choose_cut(rows, c.v, c.h, c.out_channels, c.groups, tiles, nr, get_num_threads());
+    const Cut cut = choose_cut(c, rows, tiles, nr, get_num_threads());
+    const ResultLayout results{c.groups * c.out_channels * out_plane, c.v.first * c.out_w + c.h.first,
+                               c.v.step * c.out_w, c.h.step};
 
     Scratch<T> weights(c.groups * c.out_channels * reduction);
     pack_weights(c, tiles, weights.data());
@@ -211,7 +189,7 @@ void correlate(const Correlation<T>& c) {
         cut_into_strips(block, c.v.out, strips);
         layout.place(strips);
         Panels panels;
-        panels.cut(c, block, strips, layout.width(), nr);
+        panels.cut(block, strips, layout.width(), results, nr, cut.in_place);
 
         // Even an empty reduction is run once: it writes the zeros of pixels that no tap reaches.
         index_t k = 0;
@@ -228,11 +206,10 @@ void correlate(const Correlation<T>& c) {
                 }
             }
             for (const Panel& panel : panels.list) {
-                // A panel whose pixels lie side by side is read where it is, any other one is packed.
                 const Segment* segments = panels.segments(panel);
-                const T* columns = slab.data() + segments[0].src;
+                const T* columns = slab.data() + panel.source;
                 const index_t* column_row = slab_row;
-                if (!panel.source_is_contiguous) {
+                if (!cut.in_place && !panel.source_is_contiguous) {
                     kernel.pack_columns(kc, slab.data(), slab_row, segments, panel.segments, packed.data());
                     columns = packed.data();
                     column_row = packed_row;
@@ -289,7 +266,7 @@ void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bi
     const index_t taps = s.kh * s.kw;
     correlate(Correlation<T>{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
                              forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left), s.n, s.groups, s.cg(),
-                             s.kg(), x, weight, s.cg() * taps, taps, s.kg() * s.cg() * taps, s.kw, bias, y, s.oh,
+                             s.kg(), x, weight, s.cg() * taps, taps, s.kg() * s.cg() * taps, s.kw, taps, bias, y, s.oh,
                              s.ow});
 }
 
@@ -301,7 +278,7 @@ void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* d
             correlate(Correlation<T>{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
                                      backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h), s.n,
                                      s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
-                                     s.kw, nullptr, dx, s.h, s.w});
+                                     s.kw, taps, nullptr, dx, s.h, s.w});
         }
     }
 }

@@ -126,21 +126,25 @@ class SlabLayout {
     template <class T>
     void fill_strip(const Strip& strip, const Block& block, const T* image, index_t phase_v, index_t phase_h,
                     T pad_value, T* dst) const {
-        // Position x of a slab row is input column (x0 + x)*stride + phase; [begin, end) lie inside the image.
-        const index_t x0 = block.col_begin + h_.reach_from;
-        const index_t begin = std::clamp<index_t>(-floor_div(phase_h, h_.stride) - x0, 0, width_);
-        const index_t end = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, begin, width_);
-        for (index_t y = 0; y < strip.rows + v_.reach; ++y, dst += width_) {
-            const index_t row = (strip.row + v_.reach_from + y) * v_.stride + phase_v;
-            if (row < 0 || row >= v_.in || begin == end) {
-                std::fill(dst, dst + width_, pad_value);
-                continue;
+        // Position x of slab row y is input column (x0 + x)*stride + phase of input row (y0 + y)*stride + phase; those
+        // of [left, right) and [top, bottom) lie inside the image.
+        const index_t x0 = block.col_begin + h_.reach_from, y0 = strip.row + v_.reach_from;
+        const index_t rows = strip.rows + v_.reach;
+        const index_t left = std::clamp<index_t>(-floor_div(phase_h, h_.stride) - x0, 0, width_);
+        const index_t right = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, left, width_);
+        const index_t top = std::clamp<index_t>(-floor_div(phase_v, v_.stride) - y0, 0, rows);
+        const index_t bottom = std::clamp<index_t>(floor_div(v_.in - 1 - phase_v, v_.stride) + 1 - y0, top, rows);
+        std::fill(dst, dst + top * width_, pad_value);
+        std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
+        if (left > 0 || right < width_) {
+            for (index_t y = top; y < bottom; ++y) {
+                std::fill(dst + y * width_, dst + y * width_ + left, pad_value);
+                std::fill(dst + y * width_ + right, dst + (y + 1) * width_, pad_value);
             }
-            const T* src = image + row * h_.in + (x0 + begin) * h_.stride + phase_h;
-            std::fill(dst, dst + begin, pad_value);
-            kernels_of<T>().copy_strided(src, h_.stride, end - begin, dst + begin);
-            std::fill(dst + end, dst + width_, pad_value);
         }
+        const T* src = image + ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
+        kernels_of<T>().copy_rows(src, v_.stride * h_.in, h_.stride, bottom - top, right - left,
+                                  dst + top * width_ + left, width_);
     }
 
     const Axis& v_;

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <limits>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -10,61 +11,102 @@
 
 namespace npconv {
 
-/// The blocks that a thread keeps between calls.
+/// A piece of memory, aligned to a cache line (which is also the widest vector).
+struct MemoryBlock {
+    void* data = nullptr;
+    std::size_t bytes = 0;
+};
+
+/// Freed blocks that are kept to be handed out again, at most so many and so many bytes of them.
 class BlockCache {
    public:
-    static constexpr std::size_t alignment = 64;         // a cache line, and the widest vector
-    static constexpr std::size_t keep_bytes = 4u << 20;  // per thread; larger blocks go back to the system
-
-    struct Block {
-        void* data = nullptr;
-        std::size_t bytes = 0;
-    };
-
-    BlockCache() = default;
+    BlockCache(std::size_t most_blocks, std::size_t most_bytes) : most_blocks_(most_blocks), most_bytes_(most_bytes) {}
     BlockCache(const BlockCache&) = delete;
     BlockCache& operator=(const BlockCache&) = delete;
-    ~BlockCache() {
-        for (const Block& block : blocks_) std::free(block.data);
-    }
+    ~BlockCache() { release(); }
 
-    static BlockCache& of_this_thread() {
-        thread_local BlockCache cache;
-        return cache;
-    }
-
-    Block take(std::size_t bytes) {
+    MemoryBlock take(std::size_t bytes) {
         std::size_t best = blocks_.size();
-        for (std::size_t i = 0; i < blocks_.size(); ++i) {
-            if (blocks_[i].bytes >= bytes && (best == blocks_.size() || blocks_[i].bytes < blocks_[best].bytes))
-                best = i;
+        for (std::size_t i = 0; i < blocks_.size(); ++i) {  // the smallest that is large enough, but not twice as large
+            const std::size_t size = blocks_[i].bytes;
+            if (size >= bytes && size / 2 <= bytes && (best == blocks_.size() || size < blocks_[best].bytes)) best = i;
         }
-        Block block;
         if (best < blocks_.size()) {
-            block = blocks_[best];
+            const MemoryBlock block = blocks_[best];
             blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(best));
-            kept_ -= block.bytes;
-        } else {
-            block.bytes = (bytes + alignment - 1) / alignment * alignment;
-            block.data = std::aligned_alloc(alignment, block.bytes);
-            if (!block.data) throw std::bad_alloc();
+            kept_bytes_ -= block.bytes;
+            return block;
         }
+        constexpr std::size_t alignment = 64;
+        MemoryBlock block;
+        block.bytes = (bytes + alignment - 1) / alignment * alignment;
+        block.data = std::aligned_alloc(alignment, block.bytes);
+        if (!block.data) throw std::bad_alloc();
         return block;
     }
 
-    void give_back(Block block) {
+    void give_back(MemoryBlock block) {
         blocks_.push_back(block);
-        kept_ += block.bytes;
-        while (kept_ > keep_bytes) {  // the oldest first: its size is the least likely to be asked for again
-            kept_ -= blocks_.front().bytes;
+        kept_bytes_ += block.bytes;
+        // The oldest go first: their sizes are the least likely to be asked for again.
+        while (blocks_.size() > most_blocks_ || kept_bytes_ > most_bytes_) {
+            kept_bytes_ -= blocks_.front().bytes;
             std::free(blocks_.front().data);
             blocks_.erase(blocks_.begin());
         }
     }
 
+    void release() {
+        for (const MemoryBlock& block : blocks_) std::free(block.data);
+        blocks_.clear();
+        kept_bytes_ = 0;
+    }
+
+    std::size_t kept_bytes() const { return kept_bytes_; }
+
    private:
-    std::vector<Block> blocks_;
-    std::size_t kept_ = 0;
+    std::size_t most_blocks_, most_bytes_;
+    std::size_t kept_bytes_ = 0;
+    std::vector<MemoryBlock> blocks_;
+};
+
+/// The scratch blocks of this thread.
+inline BlockCache& scratch_cache() {
+    thread_local BlockCache cache(8, 4u << 20);
+    return cache;
+}
+
+/// The memory behind result arrays, for all threads: what one call's result gave up, the next call's result is made of.
+class ResultMemory {
+   public:
+    /// Smaller arrays are NumPy's business: its allocator keeps small blocks warm itself.
+    static constexpr std::size_t least_bytes = 64 << 10;
+
+    static ResultMemory& instance() {
+        static ResultMemory* memory = new ResultMemory;  // never destroyed: arrays may outlive everything else
+        return *memory;
+    }
+
+    MemoryBlock take(std::size_t bytes) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return cache_.take(bytes);
+    }
+    void give_back(MemoryBlock block) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        cache_.give_back(block);
+    }
+    void release() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        cache_.release();
+    }
+    std::size_t kept_bytes() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return cache_.kept_bytes();
+    }
+
+   private:
+    std::mutex mutex_;
+    BlockCache cache_{32, 128u << 20};
 };
 
 /// `count` uninitialised elements, for as long as the object lives, on the thread that made it.
@@ -74,9 +116,9 @@ class Scratch {
     explicit Scratch(index_t count) {
         const auto n = static_cast<std::size_t>(count > 0 ? count : 1);
         if (n > std::numeric_limits<std::size_t>::max() / 2 / sizeof(T)) throw std::bad_alloc();
-        block_ = BlockCache::of_this_thread().take(n * sizeof(T));
+        block_ = scratch_cache().take(n * sizeof(T));
     }
-    ~Scratch() { BlockCache::of_this_thread().give_back(block_); }
+    ~Scratch() { scratch_cache().give_back(block_); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
 
@@ -84,7 +126,7 @@ class Scratch {
     T& operator[](index_t i) { return data()[i]; }
 
    private:
-    BlockCache::Block block_;
+    MemoryBlock block_;
 };
 
 }  // namespace npconv

@@ -217,6 +217,26 @@ print(peak() - before)
     assert peak_memory(code) < 4 << 20
 
 
+def test_the_memory_of_results_is_kept_and_released() -> None:
+    npconv.release_memory()
+    assert npconv.build_info()["kept_bytes"] == 0
+    y = npconv.conv2d(X, W)
+    first = y.ctypes.data
+    assert first % 64 == 0
+    kept = y[1:].copy(), y[1:]
+    del y
+    assert npconv.build_info()["kept_bytes"] == 0  # a view still needs it
+    np.testing.assert_array_equal(*kept)
+    del kept
+    assert npconv.build_info()["kept_bytes"] > 0
+    assert npconv.conv2d(X, W).ctypes.data == first
+    for padding in range(0, 200, 2):
+        npconv.conv2d(X, W, padding=padding)
+    assert npconv.build_info()["kept_bytes"] <= 128 << 20
+    npconv.release_memory()
+    assert npconv.build_info()["kept_bytes"] == 0
+
+
 def test_import_is_light() -> None:
     """`import npconv` adds nothing heavy to `import numpy`."""
     code = """

@@ -24,27 +24,31 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
 
 template <class T>
 void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst) {
-    // In square blocks, so that the cache lines of a block of rows stay at hand for all the columns they hold.
-    constexpr index_t block = 16;
-    for (index_t i0 = 0; i0 < ld_dst; i0 += block) {
-        const index_t i1 = i0 + block < rows ? i0 + block : rows;
-        const index_t pad_end = i0 + block < ld_dst ? i0 + block : ld_dst;
-        for (index_t j = 0; j < columns; ++j) {
-            T* to = dst + j * ld_dst;
-            for (index_t i = i0; i < i1; ++i) to[i] = src[i * ld_src + j];
-            for (index_t i = i1 > i0 ? i1 : i0; i < pad_end; ++i) to[i] = 0;
+    // Runs of a row that are long enough for the prefetcher, into a piece of dst that stays in the L1 cache.
+    constexpr index_t run = 128;
+    for (index_t j0 = 0; j0 < columns; j0 += run) {
+        const index_t j1 = j0 + run < columns ? j0 + run : columns;
+        for (index_t i = 0; i < rows; ++i) {
+            const T* from = src + i * ld_src;
+            for (index_t j = j0; j < j1; ++j) dst[j * ld_dst + i] = from[j];
+        }
+        for (index_t i = rows; i < ld_dst; ++i) {
+            for (index_t j = j0; j < j1; ++j) dst[j * ld_dst + i] = 0;
         }
     }
 }
 
 template <class T>
-void copy_strided(const T* src, index_t stride, index_t n, T* dst) {
-    if (stride == 1) {
-        __builtin_memcpy(dst, src, static_cast<std::size_t>(n) * sizeof(T));
-    } else if (stride == 2) {  // a constant stride lets the compiler use shuffles
-        for (index_t i = 0; i < n; ++i) dst[i] = src[2 * i];
-    } else {
-        for (index_t i = 0; i < n; ++i) dst[i] = src[i * stride];
+void copy_rows(const T* src, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst, index_t ld_dst) {
+    for (index_t y = 0; y < rows; ++y, src += ld_src, dst += ld_dst) {
+        // The same loop thrice: a constant stride lets the compiler use vectors.
+        if (stride == 1) {
+            for (index_t x = 0; x < n; ++x) dst[x] = src[x];
+        } else if (stride == 2) {
+            for (index_t x = 0; x < n; ++x) dst[x] = src[2 * x];
+        } else {
+            for (index_t x = 0; x < n; ++x) dst[x] = src[x * stride];
+        }
     }
 }
 

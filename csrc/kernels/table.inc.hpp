@@ -26,7 +26,7 @@ constexpr TypedKernels<T> typed_kernels() {
     fill_tiles<T, Bytes, MR, NV>(kernels);
     kernels.pack_columns = pack_columns<T, Bytes, NV>;
     kernels.pack_transposed = pack_transposed<T>;
-    kernels.copy_strided = copy_strided<T>;
+    kernels.copy_rows = copy_rows<T>;
     kernels.max_pool_row = max_pool_row<T, Bytes>;
     kernels.window_indices = window_indices;
     kernels.relu_forward = relu_forward<T>;

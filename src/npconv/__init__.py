@@ -53,6 +53,7 @@ __all__ = [
     "max_pool2d_backward",
     "models",
     "optimizers",
+    "release_memory",
     "relu",
     "relu_backward",
     "set_num_threads",
@@ -100,6 +101,15 @@ def threads(n: int) -> Iterator[None]:
         set_num_threads(before)
 
 
+def release_memory() -> None:
+    """Give back to the system the memory that npconv keeps for its next results.
+
+    The memory of large results that are no longer in use (at most 128 MiB) is kept, since fresh memory is slow.
+    ``build_info()["kept_bytes"]`` tells how much that is now.
+    """
+    _core.release_memory()
+
+
 def build_info() -> dict[str, Any]:
     """Return what this build is made of.
 
@@ -108,6 +118,6 @@ def build_info() -> dict[str, Any]:
     dict
         ``version``; ``compiler``; ``openmp`` (bool); the instruction sets ``isa_compiled`` (list, best first),
         ``isa_supported`` (those that this CPU has) and ``isa_in_use`` (the best of them, unless the environment
-        variable NPCONV_ISA names another).
+        variable NPCONV_ISA names another); ``kept_bytes``, see `release_memory`.
     """
     return _core.build_info()

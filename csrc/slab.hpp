@@ -130,9 +130,9 @@ class SlabLayout {
         // of [left, right) and [top, bottom) lie inside the image.
         const index_t x0 = block.col_begin + h_.reach_from, y0 = strip.row + v_.reach_from;
         const index_t rows = strip.rows + v_.reach;
-        const index_t left = std::clamp<index_t>(-floor_div(phase_h, h_.stride) - x0, 0, width_);
+        const index_t left = std::clamp<index_t>(-x0, 0, width_);
         const index_t right = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, left, width_);
-        const index_t top = std::clamp<index_t>(-floor_div(phase_v, v_.stride) - y0, 0, rows);
+        const index_t top = std::clamp<index_t>(-y0, 0, rows);
         const index_t bottom = std::clamp<index_t>(floor_div(v_.in - 1 - phase_v, v_.stride) + 1 - y0, top, rows);
         std::fill(dst, dst + top * width_, pad_value);
         std::fill(dst + bottom * width_, dst + rows * width_, pad_value);

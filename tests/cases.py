@@ -85,4 +85,6 @@ def pool_cases(draw: st.DrawFn) -> PoolCase:
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     values = draw(st.sampled_from([[-2, -1, 0, 1, 2], [-np.inf, -np.inf, 0], [np.nan, -np.inf, -1, 0, 1, np.inf]]))
     shape = draw(st.integers(0, 3)), draw(st.integers(1, 4)), *size
-    return PoolCase(rng.choice(np.array(values, float), shape), (kernel, stride, padding, dilation, draw(st.booleans())))
+    return PoolCase(
+        rng.choice(np.array(values, float), shape), (kernel, stride, padding, dilation, draw(st.booleans()))
+    )

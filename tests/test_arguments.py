@@ -175,7 +175,11 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.col2im(np.ones((3, 3)), X.shape, 2, 2), ValueError, "col2im: col must have shape"),
         (lambda: npconv.col2im(np.ones((3, 3)), (1, 2), 2, 2), ValueError, "col2im: input_shape is"),
         # values
-        (lambda: npconv.conv2d(X, W, stride=0), ValueError, r"conv2d: stride is \(0, 0\), each value must be at least 1"),
+        (
+            lambda: npconv.conv2d(X, W, stride=0),
+            ValueError,
+            r"conv2d: stride is \(0, 0\), each value must be at least 1",
+        ),
         (lambda: npconv.conv2d(X, W, dilation=-1), ValueError, r"conv2d: dilation is \(-1, -1\)"),
         (lambda: npconv.conv2d(X, W, padding=-1), ValueError, "conv2d: padding"),
         (lambda: npconv.conv2d(X, W, groups=0), ValueError, "conv2d: groups is 0"),

@@ -63,7 +63,11 @@ def test_gradients_are_the_reference(dtype: type, case: ConvCase) -> None:
 def test_gradients_are_finite_differences(shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
     """In float64 (f(p + h) - f(p - h)) / 2h of a linear function is exact but for rounding."""
     rng = np.random.default_rng(3)
-    x, weight, bias = rng.standard_normal(shape), rng.standard_normal(weight_shape), rng.standard_normal(weight_shape[0])
+    x, weight, bias = (
+        rng.standard_normal(shape),
+        rng.standard_normal(weight_shape),
+        rng.standard_normal(weight_shape[0]),
+    )
     dy = rng.standard_normal(npconv.conv2d(x, weight, bias, *arguments).shape)
     gradients = npconv.conv2d_backward(dy, x, weight, *arguments)
     for parameter, gradient in zip((x, weight, bias), gradients, strict=True):
@@ -96,7 +100,11 @@ LARGE = [
 @pytest.mark.parametrize(("shape", "weight_shape", "arguments"), LARGE)
 def test_larger_shapes(dtype: type, shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
     rng = np.random.default_rng(5)
-    x, weight, bias = rng.standard_normal(shape), rng.standard_normal(weight_shape), rng.standard_normal(weight_shape[0])
+    x, weight, bias = (
+        rng.standard_normal(shape),
+        rng.standard_normal(weight_shape),
+        rng.standard_normal(weight_shape[0]),
+    )
     y = reference.conv2d(x, weight, bias, *arguments)
     reduction = int(np.prod(weight_shape[1:]))
     assert_close(npconv.conv2d(*(a.astype(dtype) for a in (x, weight, bias)), *arguments), y, reduction)

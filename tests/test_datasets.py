@@ -344,9 +344,7 @@ def test_links_in_a_cifar_archive_are_not_followed(tmp_path):
         datasets.load_cifar10(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "name", ["cifar-10-batches-py/data_batch_1", "cifar-10-python.tar.gz", "data_batch_1"]
-)
+@pytest.mark.parametrize("name", ["cifar-10-batches-py/data_batch_1", "cifar-10-python.tar.gz", "data_batch_1"])
 def test_pickles_are_refused_with_advice(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"not even looked at")
@@ -647,10 +645,7 @@ def test_two_downloads_at_once(tmp_path, server, published):
     first = f"/good/{IDX_NAMES[0]}.gz"
     server.files[first] = serve_both_at_once(server.files[first])
     results: list[object] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(datasets.load_mnist(normalize=False)))
-        for _ in range(2)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(datasets.load_mnist(normalize=False))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -247,7 +247,17 @@ print(*sorted(set(sys.modules) - before))
 """
     modules = set(run_python(code).stdout.split())
     assert "npconv._core" in modules
-    assert not modules & {"matplotlib", "rich", "tqdm", "urllib.request", "http.client", "ssl", "tarfile", "gzip", "asyncio"}
+    assert not modules & {
+        "matplotlib",
+        "rich",
+        "tqdm",
+        "urllib.request",
+        "http.client",
+        "ssl",
+        "tarfile",
+        "gzip",
+        "asyncio",
+    }
 
 
 # ---- instruction sets ----

@@ -312,7 +312,7 @@ def test_dropout_with_its_own_random_numbers():
     assert_array_equal(a.forward(x), b.forward(x))
     assert (a.forward(x) != b.mask).any(), "each pass draws anew"
     assert_array_equal(np.random.get_state()[1], state, "the global numbers are not touched")  # noqa: NPY002
-    assert Dropout(0.5, rng=np.random.RandomState(1)).forward(x).dtype == np.float32  # noqa: NPY002
+    assert Dropout(0.5, rng=np.random.RandomState(1)).forward(x).dtype == np.float32
 
 
 def test_dropout_errors():

@@ -63,7 +63,8 @@ def conv2d(
 ) -> Array:
     """Convolution: for each group, the windows times the filters, summed over channel, row and column."""
     if x.ndim == 3:
-        return conv2d(x[np.newaxis], weight, bias, stride, padding, dilation, groups)[0]
+        single: Array = conv2d(x[np.newaxis], weight, bias, stride, padding, dilation, groups)[0]
+        return single
     dtype, result_dtype = _compute_dtype(x, weight)
     stride, dilation = _pair(stride), _pair(dilation)
     pads = _padding(padding, weight.shape[2:], dilation)
@@ -75,7 +76,7 @@ def conv2d(
             np.split(windows, groups, axis=1), np.split(weight.astype(dtype), groups), strict=True
         )
     ]
-    y = np.concatenate(parts, axis=1)
+    y: Array = np.concatenate(parts, axis=1)
     if bias is not None:
         y += bias.reshape(-1, 1, 1)
     return y.astype(result_dtype)
@@ -139,7 +140,8 @@ def im2col(input_data: Array, filter_h: int, filter_w: int, stride: Any = 1, pad
     (ph, pw), stride = _pair(pad), _pair(stride)
     x = np.pad(input_data, [(0, 0), (0, 0), (ph, ph), (pw, pw)])
     windows = _windows(x, (filter_h, filter_w), stride, (1, 1)).transpose(0, 2, 3, 1, 4, 5)
-    return windows.reshape(np.prod(windows.shape[:3]), np.prod(windows.shape[3:]))
+    col: Array = windows.reshape(np.prod(windows.shape[:3]), np.prod(windows.shape[3:]))
+    return col
 
 
 def col2im(col: Array, input_shape: Any, filter_h: int, filter_w: int, stride: Any = 1, pad: Any = 0) -> Array:
@@ -152,7 +154,8 @@ def col2im(col: Array, input_shape: Any, filter_h: int, filter_w: int, stride: A
     for r in range(filter_h):
         for s in range(filter_w):
             x[:, :, r : r + sh * (oh - 1) + 1 : sh, s : s + sw * (ow - 1) + 1 : sw] += windows[..., r, s]
-    return x[:, :, ph : ph + h, pw : pw + w].copy()
+    image: Array = x[:, :, ph : ph + h, pw : pw + w].copy()
+    return image
 
 
 def max_pool2d(
@@ -202,12 +205,13 @@ def max_pool2d_backward(dy: Array, indices: Array, input_shape: Any) -> Array:
         dx, indices.reshape(len(dx), windows), dy.reshape(len(dx), windows), strict=True
     ):
         np.add.at(plane, indices_of_plane, np.where(indices_of_plane < 0, 0, dy_of_plane))
-    return dx.reshape(input_shape)
+    result: Array = dx.reshape(input_shape)
+    return result
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Fully connected layer."""
-    y = x @ weight
+    y: Array = x @ weight
     return y if bias is None else y + bias
 
 

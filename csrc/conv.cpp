@@ -326,7 +326,8 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
                         (with_bias ? 0 : bias_rows + channel * taps) * ld;
         std::fill(sums, sums + chunk_rows * ld, T(0));
 
-        const index_t ones = channels * layout.channel_stride();  // where in the slab the bias' row of ones lies
+        // Where the bias' row of ones lies: behind the slab and what fill() may write behind it.
+        const index_t ones = channels * layout.channel_stride() + max_tile_columns;
         Scratch<T> slab(ones + layout.channel_stride());
         if (with_bias) std::fill(slab.data() + ones, slab.data() + ones + layout.channel_stride(), T(1));
         std::vector<index_t> in_row;

@@ -104,7 +104,8 @@ class SlabLayout {
         }
     }
 
-    /// Copies what `block` reads of `channels` planes of each image; pixels of the padding become `pad_value`.
+    /// Copies what `block` reads of `channels` planes of each image; pixels of the padding become `pad_value`. Up to
+    /// a vector behind the slab is written.
     template <class T>
     void fill(const Block& block, const std::vector<Strip>& strips, const T* in, index_t image_stride, index_t channels,
               T pad_value, T* slab) const {
@@ -134,17 +135,18 @@ class SlabLayout {
         const index_t right = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, left, width_);
         const index_t top = std::clamp<index_t>(-y0, 0, rows);
         const index_t bottom = std::clamp<index_t>(floor_div(v_.in - 1 - phase_v, v_.stride) + 1 - y0, top, rows);
+        const T* src = image + ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
+        kernels_of<T>().copy_rows(src, image + v_.in * h_.in, v_.stride * h_.in, h_.stride, bottom - top, right - left,
+                                  dst + top * width_ + left, width_);
+        // The padding comes last: copy_rows writes beyond the ends of rows.
         std::fill(dst, dst + top * width_, pad_value);
-        std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
         if (left > 0 || right < width_) {
             for (index_t y = top; y < bottom; ++y) {
                 std::fill(dst + y * width_, dst + y * width_ + left, pad_value);
                 std::fill(dst + y * width_ + right, dst + (y + 1) * width_, pad_value);
             }
         }
-        const T* src = image + ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
-        kernels_of<T>().copy_rows(src, v_.stride * h_.in, h_.stride, bottom - top, right - left,
-                                  dst + top * width_ + left, width_);
+        std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
     }
 
     const Axis& v_;

@@ -49,8 +49,10 @@ struct TypedKernels {
     /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < ld_dst.
     void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst);
 
-    /// dst[y*ld_dst + x] = src[y*ld_src + x*stride] for y < rows, x < n.
-    void (*copy_rows)(const T* src, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst, index_t ld_dst);
+    /// dst[y*ld_dst + x] = src[y*ld_src + x*stride] for y < rows, x < n. Nothing at or behind src_end is read; up to
+    /// `lanes` elements behind the end of each row are written.
+    void (*copy_rows)(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst,
+                      index_t ld_dst);
 
     /// y[j] = the first largest (or last NaN) of taps[t][j], for j < n. With `arg`, also code[t] of that tap; where
     /// every tap is minus infinity, first[j]. Whole vectors of taps and first are read, and of arg written.

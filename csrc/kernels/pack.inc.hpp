@@ -22,32 +22,70 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
     }
 }
 
-template <class T>
-void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst) {
-    // Runs of a row that are long enough for the prefetcher, into a piece of dst that stays in the L1 cache.
-    constexpr index_t run = 128;
-    for (index_t j0 = 0; j0 < columns; j0 += run) {
-        const index_t j1 = j0 + run < columns ? j0 + run : columns;
-        for (index_t i = 0; i < rows; ++i) {
-            const T* from = src + i * ld_src;
-            for (index_t j = j0; j < j1; ++j) dst[j * ld_dst + i] = from[j];
+/// Turns a square of vectors over: element i of v[j] and element j of v[i] change places.
+template <class T, int Bytes>
+void transpose_square(typename Simd<T, Bytes>::Vector* v) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
+    // Interleaving the first half of the rows with the second, as often as it takes to halve `lanes` down to 1.
+    NPCONV_UNROLL
+    for (int round = 1; round < lanes; round *= 2) {
+        typename S::Vector next[lanes];
+        NPCONV_UNROLL
+        for (int i = 0; i < lanes / 2; ++i) {
+            next[2 * i] = S::interleave_lower(v[i], v[i + lanes / 2]);
+            next[2 * i + 1] = S::interleave_upper(v[i], v[i + lanes / 2]);
         }
-        for (index_t i = rows; i < ld_dst; ++i) {
-            for (index_t j = j0; j < j1; ++j) dst[j * ld_dst + i] = 0;
+        NPCONV_UNROLL
+        for (int i = 0; i < lanes; ++i) v[i] = next[i];
+    }
+}
+
+template <class T, int Bytes>
+void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
+    for (index_t i0 = 0; i0 < ld_dst; i0 += lanes) {
+        for (index_t j0 = 0; j0 < columns; j0 += lanes) {
+            typename S::Vector square[lanes];
+            NPCONV_UNROLL
+            for (int i = 0; i < lanes; ++i) {
+                const T* from = src + (i0 + i) * ld_src + j0;
+                square[i] = i0 + i >= rows          ? typename S::Vector{}
+                            : columns - j0 >= lanes ? S::load(from)
+                                                    : S::load_part(from, columns - j0);
+            }
+            transpose_square<T, Bytes>(square);
+            NPCONV_UNROLL
+            for (int j = 0; j < lanes; ++j) {
+                if (j0 + j >= columns) break;
+                T* to = dst + (j0 + j) * ld_dst + i0;
+                // A row shorter than a vector may be written beyond its end: the rows behind it come later.
+                if (i0 + lanes <= ld_dst || (i0 == 0 && to + lanes <= dst + columns * ld_dst)) {
+                    S::store(to, square[j]);
+                } else {
+                    S::store_part(to, square[j], ld_dst - i0);
+                }
+            }
         }
     }
 }
 
-template <class T>
-void copy_rows(const T* src, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst, index_t ld_dst) {
+template <class T, int Bytes>
+void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst,
+               index_t ld_dst) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
     for (index_t y = 0; y < rows; ++y, src += ld_src, dst += ld_dst) {
-        // The same loop thrice: a constant stride lets the compiler use vectors.
-        if (stride == 1) {
-            for (index_t x = 0; x < n; ++x) dst[x] = src[x];
-        } else if (stride == 2) {
-            for (index_t x = 0; x < n; ++x) dst[x] = src[2 * x];
-        } else {
-            for (index_t x = 0; x < n; ++x) dst[x] = src[x * stride];
+        for (index_t x = 0; x < n; x += lanes) {
+            const T* from = src + x * stride;
+            if (stride == 1 && src_end - from >= lanes) {
+                S::store(dst + x, S::load(from));
+            } else if (stride == 2 && src_end - from >= 2 * lanes) {
+                S::store(dst + x, S::even(S::load(from), S::load(from + lanes)));
+            } else {
+                for (index_t i = 0; i < lanes && x + i < n; ++i) dst[x + i] = from[i * stride];
+            }
         }
     }
 }

@@ -13,8 +13,8 @@ void max_pool_row(int count, const T* const* taps, const std::int32_t* code, con
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
     // A comparison gives integers as wide as T, but 32 bits are enough to say where.
-    using Int = typename SameSizeInt<T>::type;
-    typedef Int IntVector __attribute__((vector_size(Bytes)));
+    using Int = typename S::Int;
+    using IntVector = typename S::IntVector;
     typedef std::int32_t Int32Vector __attribute__((vector_size(4 * lanes)));
 
     for (index_t j = 0; j < n; j += lanes) {
@@ -42,7 +42,7 @@ void max_pool_row(int count, const T* const* taps, const std::int32_t* code, con
         if (n - j >= lanes) {
             S::store(y + j, best);
         } else {
-            __builtin_memcpy(y + j, &best, static_cast<std::size_t>(n - j) * sizeof(T));
+            S::store_part(y + j, best, n - j);
         }
     }
 }

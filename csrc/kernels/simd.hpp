@@ -13,20 +13,6 @@
 namespace npconv {
 namespace {
 
-template <class T, int Bytes>
-struct Simd {
-    static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
-    typedef T Vector __attribute__((vector_size(Bytes)));
-
-    static inline Vector load(const T* p) {
-        Vector v;
-        __builtin_memcpy(&v, p, sizeof v);  // no alignment is promised
-        return v;
-    }
-    static inline void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
-    static inline Vector broadcast(T x) { return x - Vector{}; }  // x - 0, unlike x + 0, keeps the sign of -0
-};
-
 /// The integer of the same size as T: the element type of a comparison's result.
 template <class T>
 struct SameSizeInt;
@@ -37,6 +23,61 @@ struct SameSizeInt<float> {
 template <>
 struct SameSizeInt<double> {
     using type = std::int64_t;
+};
+
+template <class T, int Bytes>
+struct Simd {
+    static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
+    using Int = typename SameSizeInt<T>::type;
+    typedef T Vector __attribute__((vector_size(Bytes)));
+    typedef Int IntVector __attribute__((vector_size(Bytes)));
+
+    static inline Vector load(const T* p) {
+        Vector v;
+        __builtin_memcpy(&v, p, sizeof v);  // no alignment is promised
+        return v;
+    }
+    static inline void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
+    static inline Vector broadcast(T x) { return x - Vector{}; }  // x - 0, unlike x + 0, keeps the sign of -0
+
+    /// The first n < lanes elements; the others are 0.
+    static inline Vector load_part(const T* p, index_t n) {
+        Vector v = {};
+        __builtin_memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(T));
+        return v;
+    }
+    static inline void store_part(T* p, Vector v, index_t n) {
+        __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+    }
+
+    /// Elements 0, 2, 4, ... of a, then of b.
+    static inline Vector even(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return 2 * i; });
+    }
+    /// a0, b0, a1, b1, ... of the lower, or of the upper, halves of a and b.
+    static inline Vector interleave_lower(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return i / 2 + i % 2 * lanes; });
+    }
+    static inline Vector interleave_upper(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return lanes / 2 + i / 2 + i % 2 * lanes; });
+    }
+
+   private:
+    /// Element i is element index(i) of a and b one after the other; compiles to one instruction or two.
+    template <class Index>
+    static inline Vector shuffle(Vector a, Vector b, Index index) {
+#if defined(__clang__)
+        Vector result = {};
+        NPCONV_UNROLL
+        for (int i = 0; i < lanes; ++i) result[i] = index(i) < lanes ? a[index(i)] : b[index(i) - lanes];
+        return result;
+#else
+        IntVector mask = {};
+        NPCONV_UNROLL
+        for (int i = 0; i < lanes; ++i) mask[i] = index(i);
+        return __builtin_shuffle(a, b, mask);
+#endif
+    }
 };
 
 }  // namespace

@@ -25,8 +25,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.nr = NV * Simd<T, Bytes>::lanes;
     fill_tiles<T, Bytes, MR, NV>(kernels);
     kernels.pack_columns = pack_columns<T, Bytes, NV>;
-    kernels.pack_transposed = pack_transposed<T>;
-    kernels.copy_rows = copy_rows<T>;
+    kernels.pack_transposed = pack_transposed<T, Bytes>;
+    kernels.copy_rows = copy_rows<T, Bytes>;
     kernels.max_pool_row = max_pool_row<T, Bytes>;
     kernels.window_indices = window_indices;
     kernels.relu_forward = relu_forward<T>;

@@ -95,6 +95,10 @@ void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
         const T* from = c.weight + group * c.weight_group + begin * c.weight_m;
         T* to = packed + (group * c.out_channels + begin) * reduction;
         const index_t taps = c.taps();
+        if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
+            kernels_of<T>().pack_transposed(from, c.weight_m, rows, reduction, to, rows);
+            return;
+        }
         for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * rows) {
             if (taps == c.kernel_taps) {  // all of them, in their order
                 kernels_of<T>().pack_transposed(from, c.weight_m, rows, taps, to, rows);
@@ -119,7 +123,7 @@ void store_scattered(const Segment* segments, int count, const T* tile, index_t 
     for (index_t i = 0; i < rows; ++i, tile += nr, out += out_plane) {
         for (int s = 0; s < count; ++s) {
             const T* from = tile + segments[s].column;
-            T* to = out + segments[s].dst;
+            T* to = out + segments[s].at;
             const int n = segments[s].length;
             if (step == 1) {
                 if (accumulate) {
@@ -206,14 +210,15 @@ void correlate(const Correlation<T>& c) {
                 }
             }
             for (const Panel& panel : panels.list) {
-                const Segment* segments = panels.segments(panel);
+                // A panel whose pixels lie side by side is read where it is, any other one is packed.
                 const T* columns = slab.data() + panel.source;
                 const index_t* column_row = slab_row;
-                if (!cut.in_place && !panel.source_is_contiguous) {
-                    kernel.pack_columns(kc, slab.data(), slab_row, segments, panel.segments, packed.data());
+                if (!cut.in_place && panel.sources > 1) {
+                    kernel.pack_columns(kc, slab.data(), slab_row, panels.sources(panel), panel.sources, packed.data());
                     columns = packed.data();
                     column_row = packed_row;
                 }
+                const Segment* const to = panels.results(panel);
                 const index_t last_tile = share_begin(tile_group + 1, cut.tile_groups, tiles);
                 for (index_t tile = share_begin(tile_group, cut.tile_groups, tiles); tile < last_tile; ++tile) {
                     const index_t m = share_begin(tile, tiles, c.out_channels);
@@ -223,13 +228,12 @@ void correlate(const Correlation<T>& c) {
                     const T* bias = c.bias ? c.bias + channel : nullptr;
                     T* out = c.out + channel * out_plane;
                     const auto gemm_tile = kernel.gemm_tile[tile_rows];
-                    if (panel.result_is_contiguous) {
-                        gemm_tile(kc, a, columns, column_row, out + segments[0].dst, out_plane, panel.columns, bias,
-                                  k > 0);
+                    if (panel.results == 1 && c.h.step == 1) {
+                        gemm_tile(kc, a, columns, column_row, out + to->at, out_plane, panel.columns, bias, k > 0);
                     } else {
                         gemm_tile(kc, a, columns, column_row, tile_buffer, nr, nr, nullptr, false);
-                        store_scattered(segments, panel.segments, tile_buffer, nr, tile_rows, c.h.step, bias, k > 0,
-                                        out, out_plane);
+                        store_scattered(to, panel.results, tile_buffer, nr, tile_rows, c.h.step, bias, k > 0, out,
+                                        out_plane);
                     }
                 }
             }

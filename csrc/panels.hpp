@@ -14,41 +14,44 @@ struct ResultLayout {
     index_t image_stride, first, row_stride, step;
 };
 
-/// Up to nr columns. Column j is pixel source + j of the slab if the panel is read in place; if it is packed, the
-/// segments say which pixels lie side by side in it.
+/// Up to nr columns of a block: where their pixels lie in the slab, and where their results go.
 struct Panel {
-    index_t source;
-    int first_segment;
-    int segments = 0, columns = 0;
-    bool source_is_contiguous = true, result_is_contiguous = true;
+    index_t source;  ///< the pixel of column 0
+    int columns = 0;
+    int first_source, sources = 0;  ///< its segments in the slab ...
+    int first_result, results = 0;  ///< ... and in the output
 };
 
 class Panels {
    public:
     std::vector<Panel> list;
-    const Segment* segments(const Panel& panel) const { return segments_.data() + panel.first_segment; }
+
+    const Segment* sources(const Panel& panel) const { return sources_.data() + panel.first_source; }
+    const Segment* results(const Panel& panel) const { return results_.data() + panel.first_result; }
 
     /// Cuts the pixels of a block in output order. `in_place`: a panel is nr successive pixels of the slab, and where a
     /// row ends among them some of its columns are of no use; else every column is a pixel of the output, and panels
     /// that cross the end of a row have to be packed.
-    void cut(const Block& block, const std::vector<Strip>& strips, index_t slab_width, const ResultLayout& results,
+    void cut(const Block& block, const std::vector<Strip>& strips, index_t slab_width, const ResultLayout& layout,
              int nr, bool in_place) {
         for (const Strip& strip : strips) {
             for (index_t y = 0; y < strip.rows; ++y) {
                 const index_t source_row = strip.source + y * slab_width;
-                const index_t result_row = strip.image * results.image_stride + results.first +
-                                           (strip.row + y) * results.row_stride + block.col_begin * results.step;
+                const index_t result_row = strip.image * layout.image_stride + layout.first +
+                                           (strip.row + y) * layout.row_stride + block.col_begin * layout.step;
                 for (index_t x = 0; x < block.width();) {
                     const index_t source = source_row + x;
-                    int column = list.empty() ? nr
-                                 : in_place   ? static_cast<int>(std::min<index_t>(source - list.back().source, nr))
-                                              : list.back().columns;
-                    if (column == nr) {
-                        list.push_back({source, static_cast<int>(segments_.size())});
+                    index_t column = nr;
+                    if (!list.empty()) column = in_place ? source - list.back().source : list.back().columns;
+                    if (column >= nr) {
+                        list.push_back({source, 0, int(sources_.size()), 0, int(results_.size()), 0});
                         column = 0;
                     }
-                    const auto length = static_cast<int>(std::min<index_t>(nr - column, block.width() - x));
-                    add({source, result_row + x * results.step, column, length}, results.step);
+                    const index_t length = std::min(nr - column, block.width() - x);
+                    Panel& panel = list.back();
+                    add(sources_, panel.sources, source, int(column), int(length), 1);
+                    add(results_, panel.results, result_row + x * layout.step, int(column), int(length), layout.step);
+                    panel.columns = int(column + length);
                     x += length;
                 }
             }
@@ -56,21 +59,20 @@ class Panels {
     }
 
    private:
-    void add(const Segment& segment, index_t step) {
-        Panel& panel = list.back();
-        if (panel.segments > 0) {
-            const Segment& last = segments_.back();
-            const bool joined = last.column + last.length == segment.column;
-            panel.source_is_contiguous &= joined && last.src + last.length == segment.src;
-            panel.result_is_contiguous &= joined && last.dst + last.length == segment.dst;
+    /// Appends a segment to the `count` that the panel has already, or makes the last one longer.
+    static void add(std::vector<Segment>& segments, int& count, index_t at, int column, int length, index_t step) {
+        if (count > 0 && step == 1) {
+            Segment& last = segments.back();
+            if (last.at + last.length == at && last.column + last.length == column) {
+                last.length += length;
+                return;
+            }
         }
-        panel.result_is_contiguous &= step == 1;
-        panel.columns = segment.column + segment.length;
-        ++panel.segments;
-        segments_.push_back(segment);
+        segments.push_back({at, column, length});
+        ++count;
     }
 
-    std::vector<Segment> segments_;
+    std::vector<Segment> sources_, results_;
 };
 
 }  // namespace npconv

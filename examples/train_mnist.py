@@ -33,7 +33,7 @@ from npconv.trainer import Trainer
 try:
     import plots
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 except ImportError as error:
     sys.exit(f'{error}: this example draws with matplotlib and rich: pip install "npconv[examples]"')
 
@@ -133,6 +133,8 @@ def load_data(options: dict[str, Any], folder: Path | None, console: Console) ->
         reason = str(error).splitlines()[0].rstrip(".")
         console.print(f"{reason}: training on the embedded 8x8 digits instead.", soft_wrap=True)
         arrays = None
+    except ValueError as error:  # a damaged file; the message names it
+        raise UsageError(str(error)) from error
     if arrays is None:
         name, arrays = "digits", datasets.load_digits_small(dtype=dtype)
     (x_train, t_train), (x_test, t_test) = arrays
@@ -147,8 +149,11 @@ def build_network(options: dict[str, Any], shape: tuple[int, ...], rng: np.rando
         return DeepConvNet(shape, rng=rng, dtype=options["dtype"])
     # the book's filters of 5x5 are too large for images of 8x8
     conv_param = {"filter_num": 30, "filter_size": 5 if shape[1] >= 16 else 3, "pad": 0, "stride": 1}
-    # He's initial weights, not the book's 0.01, which take some epochs to get going
-    return SimpleConvNet(shape, conv_param, weight_init_std="he", rng=rng, dtype=options["dtype"])
+    # He's initial weights learn sooner than the book's.  The filters start smaller yet: that costs no
+    # accuracy, and afterwards they show what was learned, not what was drawn at random.
+    network = SimpleConvNet(shape, conv_param, weight_init_std="he", rng=rng, dtype=options["dtype"])
+    network.params["W1"] *= 0.1
+    return network
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -207,14 +212,12 @@ class Run:
         trainer = self.trainer
         columns = [
             TextColumn("epoch {task.fields[epoch]:3d}/{task.fields[epochs]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
             TextColumn("loss {task.fields[loss]:.4f}  accuracy {task.fields[accuracy]:.4f}"),
             TextColumn("{task.fields[speed]:,.0f} images/s"),
-            TimeRemainingColumn(),
         ]
         steps = trainer.iter_per_epoch
-        bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        bar = Progress(*columns, console=console, transient=True, expand=True, disable=not console.is_terminal)
         with CtrlC() as ctrl_c, bar:
             task = bar.add_task("", total=steps, epoch=1, epochs=trainer.epochs, loss=0, accuracy=0, speed=0)
             seconds, images = 0.0, 0
@@ -258,8 +261,7 @@ class Run:
         console.print(
             f"epoch {epoch:3d}/{trainer.epochs}  loss {result['loss']:.4f}  "
             f"accuracy {result['train_accuracy']:.4f}  test accuracy {test_accuracy:.4f}  "
-            f"{result['seconds']:.1f} s",
-            highlight=False,
+            f"{result['seconds']:.1f} s"
         )
 
     def _count_time(self) -> None:
@@ -270,7 +272,7 @@ class Run:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     try:
         return train(args, console)
     except UsageError as error:
@@ -311,7 +313,10 @@ def train(args: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     run = Run(trainer, options | {"data": data_name, "epochs": epochs}, output)
     if args.resume:
-        run.resume(state)
+        try:
+            run.resume(state)
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"cannot resume {checkpoint}: {error}") from error
         if trainer.current_iter > trainer.max_iter:
             raise UsageError(f"--epochs {epochs} is given, the run has done {len(run.history['epochs'])}")
         run.history["options"]["epochs"] = epochs
@@ -327,7 +332,8 @@ def train(args: argparse.Namespace, console: Console) -> int:
     if not finished:
         done = f"{trainer.current_iter:,} of {trainer.max_iter:,} steps"
         console.print(f"stopped after {done}; all is saved in {output}", soft_wrap=True)
-        console.print(f"to go on: python {sys.argv[0]} --resume --output {output}", soft_wrap=True)
+        where = f"--output {output}" + (f" --data {args.data}" if args.data else "")
+        console.print(f"to go on: python {sys.argv[0]} --resume {where}", soft_wrap=True)
         return 130
 
     final = run.history["epochs"][-1]["test_accuracy"]

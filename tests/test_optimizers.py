@@ -171,6 +171,26 @@ def test_state_goes_on_bitwise(optimizer):
         assert type(value) is type(rule.state_dict()[name])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("optimizer", [Momentum, Nesterov, RMSprop, Adam])
+def test_what_fades_never_gets_subnormal(optimizer, dtype):
+    """A gradient that stays zero from now on: subnormal numbers would slow each update down."""
+    w = {"W": np.ones(8, dtype)}
+    rule = optimizer(lr=1e-3)
+    rule.update(w, {"W": np.logspace(-20, 0, 8, dtype=dtype)})
+    if dtype == np.float64:  # it would take too many updates to fade from here
+        state = rule.state_dict()
+        rule.load_state_dict({k: v * 1e-280 if np.ndim(v) else v for k, v in state.items()})
+    kept = []
+    for _ in range(1200):
+        rule.update(w, {"W": np.zeros(8, dtype)})
+        kept += [a.copy() for a in rule.state_dict().values() if isinstance(a, np.ndarray)]
+    sizes = np.abs(np.array(kept))
+    subnormal = (sizes > 0) & (sizes < np.finfo(dtype).tiny)
+    assert subnormal[200:].mean() < 1e-3
+    assert (sizes[-1] == 0).any()
+
+
 def test_state_is_a_copy():
     params, (grads, *_) = draw()
     rule = Adam()
@@ -189,7 +209,7 @@ def test_state_of_another_optimizer_is_refused():
     rule = Momentum()
     rule.update(params, grads)
     adam = Adam()
-    with pytest.raises(ValueError, match=r"Adam.load_state_dict: the state has \['lr', 'momentum', 'v'\]"):
+    with pytest.raises(ValueError, match=r"Adam.load_state_dict: the state has \['iter', 'lr', 'momentum', 'v'\]"):
         adam.load_state_dict(rule.state_dict())
     assert adam.iter == 0
     assert not adam.v

@@ -15,6 +15,13 @@ void gemm_tile(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, i
     constexpr int lanes = S::lanes;
     constexpr int nr = NV * lanes;
 
+    // C will be wanted when the sums are complete; by then it has come.
+    NPCONV_UNROLL
+    for (int i = 0; i < M; ++i) {
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
+    }
+
     Vector acc[M][NV] = {};
     for (index_t k = 0; k < kc; ++k) {
         const T* row = b + b_row[k];

@@ -13,12 +13,10 @@ namespace npconv {
 
 using index_t = std::int64_t;
 
-/// A run of columns that is contiguous in the source and in the packed panel.
+/// A run of a panel's columns whose pixels lie side by side, from position `at` on.
 struct Segment {
-    index_t src;  ///< where it starts in the source row
-    index_t dst;  ///< where its results belong in the output (unused by the packing)
-    int column;   ///< where it starts in the panel
-    int length;
+    index_t at;
+    int column, length;
 };
 
 /// The largest register tile of any instruction set.
@@ -42,7 +40,7 @@ struct TypedKernels {
     void (*weight_grad_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* in, const index_t* in_row,
                                                 index_t ld_in, const T* dy, T* c, index_t ldc);
 
-    /// dst[k*nr + column ...] = src[src_row[k] + segment.src ...] for each segment. Whole vectors are copied: up to
+    /// dst[k*nr + column ...] = src[src_row[k] + segment.at ...] for each segment. Whole vectors are copied: up to
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 

@@ -14,7 +14,7 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
         const T* row = src + src_row[k];
         // Whole vectors: what a segment writes behind its end, the next segment or the next row writes again.
         for (int s = 0; s < count; ++s) {
-            const T* from = row + segments[s].src;
+            const T* from = row + segments[s].at;
             T* to = dst + segments[s].column;
             for (int j = 0; j < segments[s].length; j += lanes) S::store(to + j, S::load(from + j));
         }

@@ -12,11 +12,11 @@
 
 #include "conv.hpp"
 #include "dispatch.hpp"
+#include "elementwise.hpp"
 #include "gemm.hpp"
 #include "im2col.hpp"
 #include "parallel.hpp"
 #include "pool.hpp"
-#include "relu.hpp"
 #include "shape.hpp"
 #include "workspace.hpp"
 
@@ -275,6 +275,21 @@ py::array relu_backward_(const py::array& dy, const py::array& y) {
     });
 }
 
+void adam_update_(py::array w, const py::array& g, py::array m, py::array v, double beta1, double beta2, double rate,
+                  double epsilon) {
+    require(g.size() == w.size() && m.size() == w.size() && v.size() == w.size(), "adam_update", "sizes differ");
+    with_type_of(w, [&](auto zero) {
+        using T = decltype(zero);
+        for (const py::array& array : {w, m, v}) borrow<T>(array, "w, m, v", array.ndim());
+        const T* const pg = borrow<T>(g, "g", g.ndim());
+        T* const pw = static_cast<T*>(w.mutable_data());  // mutable_data() refuses a read-only array
+        T* const pm = static_cast<T*>(m.mutable_data());
+        T* const pv = static_cast<T*>(v.mutable_data());
+        py::gil_scoped_release nogil;
+        adam_update(w.size(), pw, pg, pm, pv, T(beta1), T(beta2), T(rate), T(epsilon));
+    });
+}
+
 // ---- run time ----
 
 py::dict build_info() {
@@ -335,6 +350,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("gemm", &gemm_);
     m.def("relu", &relu);
     m.def("relu_backward", &relu_backward_);
+    m.def("adam_update", &adam_update_);
 
     m.def("get_num_threads", &get_num_threads);
     m.def("set_num_threads", &set_num_threads);

@@ -15,17 +15,15 @@ constexpr index_t rows_block = 224;
 constexpr index_t columns_block = 512;
 constexpr index_t reduction_block = 256;
 
-/// dst[k*width + i] = element (k, first + i) of a matrix whose rows run along the reduction; 0 for i >= count.
+/// dst[k*width + i] = element (k, first + i) of a matrix whose rows run along the reduction, for i < count. What is
+/// behind, up to a vector beyond the last row, is anything.
 template <class T>
 void pack(const Matrix<T>& matrix, index_t k, index_t kc, index_t first, index_t count, index_t width, T* dst) {
     if (matrix.transposed) {  // the reduction is contiguous
         kernels_of<T>().pack_transposed(matrix.data + first * matrix.ld + k, matrix.ld, count, kc, dst, width);
     } else {
-        for (index_t i = 0; i < kc; ++i, dst += width) {
-            const T* from = matrix.data + (k + i) * matrix.ld + first;
-            std::copy(from, from + count, dst);
-            std::fill(dst + count, dst + width, T(0));
-        }
+        const T* const from = matrix.data + k * matrix.ld + first;
+        kernels_of<T>().copy_rows(from, from + (kc - 1) * matrix.ld + count, matrix.ld, 1, kc, count, dst, width);
     }
 }
 
@@ -51,62 +49,100 @@ Grid choose_grid(index_t row_tiles, index_t column_tiles, int mr, int nr, int th
     return grid;
 }
 
+/// Into how many parts, summed apart and then added in order, a long reduction is cut where c is too small to share
+/// among threads. This depends on the shape alone, or the sums would depend on the number of threads.
+index_t choose_splits(index_t m, index_t n, index_t k) {
+    const index_t small = 128 * 128;
+    return m * n <= small ? std::clamp<index_t>(k / (2 * reduction_block), 1, 16) : 1;
+}
+
+/// The block of c of one task, summed over [k_begin, k_end) of the reduction.
+struct BlockOfC {
+    index_t m, n;
+    index_t first_row_tile, last_row_tile, row_tiles;
+    index_t first_panel, last_panel;
+    index_t k_begin, k_end;
+};
+
+template <class T>
+void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& b, const T* bias, T* c) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr;
+    const index_t n = block.n, depth = std::min(block.k_end - block.k_begin, reduction_block);
+    const index_t slack = max_tile_columns;  // copy_rows writes whole vectors
+    Scratch<T> a_packed((block.last_row_tile - block.first_row_tile) * kernel.mr * depth + slack);
+    Scratch<T> b_packed(depth * nr + slack);
+    Scratch<index_t> b_row(depth);
+    for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
+    const auto row_begin = [&](index_t tile) { return share_begin(tile, block.row_tiles, block.m); };
+
+    // Loop 3: the reduction. An empty one runs once, for the bias.
+    index_t k = block.k_begin;
+    do {
+        const index_t kc = std::min(depth, block.k_end - k);
+        T* to = a_packed.data();
+        for (index_t tile = block.first_row_tile; tile < block.last_row_tile; ++tile) {
+            const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
+            pack(a, k, kc, i, rows, rows, to);
+            to += rows * kc;
+        }
+        // Loop 2: panels of b, each in the L1 cache while loop 1 passes the tiles of a.
+        for (index_t panel = block.first_panel; panel < block.last_panel; ++panel) {
+            const index_t j = panel * nr, columns = std::min<index_t>(nr, n - j);
+            pack(b, k, kc, j, columns, nr, b_packed.data());
+            const T* from = a_packed.data();
+            for (index_t tile = block.first_row_tile; tile < block.last_row_tile; ++tile) {
+                const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
+                T* out = c + i * n + j;
+                const bool first = k == block.k_begin;
+                if (first && bias) {
+                    for (index_t r = 0; r < rows; ++r) std::copy(bias + j, bias + j + columns, out + r * n);
+                }
+                kernel.gemm_tile[rows](kc, from, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns),
+                                       nullptr, !first || bias);
+                from += rows * kc;
+            }
+        }
+        k += kc;
+    } while (k < block.k_end);
+}
+
 }  // namespace
 
 template <class T>
 void gemm(index_t m, index_t n, index_t k, Matrix<T> a, Matrix<T> b, const T* bias, T* c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int mr = kernel.mr, nr = kernel.nr;
-    const index_t row_tiles = ceil_div(m, mr), column_tiles = ceil_div(n, nr);
+    const index_t row_tiles = ceil_div(m, kernel.mr), panels = ceil_div(n, kernel.nr);
     if (m == 0 || n == 0) return;
-    const Grid grid = choose_grid(row_tiles, column_tiles, mr, nr, get_num_threads());
-    const index_t depth = std::min(k, reduction_block);
+    const index_t splits = choose_splits(m, n, k);
+    const auto threads = static_cast<int>(ceil_div(get_num_threads(), splits));
+    const Grid grid = choose_grid(row_tiles, panels, kernel.mr, kernel.nr, threads);
+    const index_t blocks = grid.rows * grid.columns;
+    Scratch<T> partials(splits > 1 ? splits * m * n : 0);
     a.transposed = !a.transposed;  // pack() wants the reduction first
 
-    // Loops 5 and 4: blocks of c. Every element is summed by one thread in one order, whatever the grid.
-    const double task_ns = static_cast<double>(m * n) * static_cast<double>(k) * fma_ns / (grid.rows * grid.columns);
-    parallel_for(grid.rows * grid.columns, task_ns, [&](index_t task) {
-        const index_t row_block = task / grid.columns, column_block = task % grid.columns;
-        const index_t first_row_tile = share_begin(row_block, grid.rows, row_tiles);
-        const index_t last_row_tile = share_begin(row_block + 1, grid.rows, row_tiles);
-        const index_t first_column_tile = share_begin(column_block, grid.columns, column_tiles);
-        const index_t last_column_tile = share_begin(column_block + 1, grid.columns, column_tiles);
-        Scratch<T> a_packed((last_row_tile - first_row_tile) * mr * depth);
-        Scratch<T> b_packed(depth * nr);
-        Scratch<index_t> b_row(depth);
-        for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
-        const auto row_begin = [&](index_t tile) {
-            return share_begin(tile, row_tiles, m);
-        };  // tiles share the rows evenly
-
-        // Loop 3: the reduction. An empty one runs once, for the bias.
-        index_t k0 = 0;
-        do {
-            const index_t kc = std::min(depth, k - k0);
-            T* to = a_packed.data();
-            for (index_t tile = first_row_tile; tile < last_row_tile; ++tile) {
-                const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
-                pack(a, k0, kc, i, rows, rows, to);
-                to += rows * kc;
-            }
-            // Loop 2: panels of b, each in the L1 cache while loop 1 passes the tiles of a.
-            for (index_t panel = first_column_tile; panel < last_column_tile; ++panel) {
-                const index_t j = panel * nr, columns = std::min<index_t>(nr, n - j);
-                pack(b, k0, kc, j, columns, nr, b_packed.data());
-                const T* from = a_packed.data();
-                for (index_t tile = first_row_tile; tile < last_row_tile; ++tile) {
-                    const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
-                    T* out = c + i * n + j;
-                    if (k0 == 0 && bias) {
-                        for (index_t r = 0; r < rows; ++r) std::copy(bias + j, bias + j + columns, out + r * n);
-                    }
-                    kernel.gemm_tile[rows](kc, from, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns),
-                                           nullptr, k0 > 0 || bias);
-                    from += rows * kc;
-                }
-            }
-            k0 += kc;
-        } while (k0 < k);
+    // Loops 5 and 4: blocks of c. Every element of one is summed by one thread in one order, whatever the grid.
+    const double task_ns = static_cast<double>(m * n) * static_cast<double>(k) * fma_ns / (blocks * splits);
+    parallel_for(blocks * splits, task_ns, [&](index_t task) {
+        const index_t split = task / blocks, row = task % blocks / grid.columns, column = task % grid.columns;
+        const BlockOfC block{m,
+                             n,
+                             share_begin(row, grid.rows, row_tiles),
+                             share_begin(row + 1, grid.rows, row_tiles),
+                             row_tiles,
+                             share_begin(column, grid.columns, panels),
+                             share_begin(column + 1, grid.columns, panels),
+                             share_begin(split, splits, k),
+                             share_begin(split + 1, splits, k)};
+        multiply_block(block, a, b, split == 0 ? bias : nullptr, splits > 1 ? partials.data() + split * m * n : c);
+    });
+    if (splits == 1) return;
+    parallel_for_range(m * n, splits * element_ns, [&](index_t begin, index_t end) {
+        std::copy(partials.data() + begin, partials.data() + end, c + begin);
+        for (index_t split = 1; split < splits; ++split) {
+            const T* const part = partials.data() + split * m * n;
+            for (index_t i = begin; i < end; ++i) c[i] += part[i];
+        }
     });
 }
 

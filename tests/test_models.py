@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from npconv import layers
 from npconv.models import DeepConvNet, SimpleConvNet
 from npconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
@@ -292,3 +293,24 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         network.save_params(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["w.npz"]
+
+
+@pytest.mark.parametrize("network", [SimpleConvNet, DeepConvNet])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pooling_before_relu_gives_the_same_bits(network, dtype):
+    """The networks run pooling before ReLU; the book's order, layer by layer, must not differ in a bit."""
+    rng = np.random.default_rng(11)
+    x, t = rng.standard_normal((5, 1, 28, 28)).astype(dtype), rng.integers(0, 10, 5)
+    net = network(rng=3, dtype=dtype)
+    grads = {name: grad.copy() for name, grad in network(rng=3, dtype=dtype).gradient(x, t).items()}
+    y = x
+    for layer in net.layers.values():
+        y = layer.forward(y, True) if isinstance(layer, layers.Dropout) else layer.forward(y)
+    net.last_layer.forward(y, t)
+    dout = net.last_layer.backward()
+    for layer in reversed(net.layers.values()):
+        dout = layer.backward(dout)
+    weighted = [layer for layer in net.layers.values() if hasattr(layer, "dW")]
+    for i, layer in enumerate(weighted, start=1):
+        assert layer.dW.tobytes() == grads[f"W{i}"].tobytes()
+        assert layer.db.tobytes() == grads[f"b{i}"].tobytes()

@@ -62,6 +62,9 @@ struct TypedKernels {
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);
+
+    /// m += (1 - beta1)*(g - m);  v += (1 - beta2)*(g*g - v);  w -= rate * m / (sqrt(v) + epsilon).
+    void (*adam_update)(T* w, const T* g, T* m, T* v, T beta1, T beta2, T rate, T epsilon, index_t n);
 };
 
 struct Kernels {

@@ -31,6 +31,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.window_indices = window_indices;
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
+    kernels.adam_update = adam_update<T>;
     return kernels;
 }
 

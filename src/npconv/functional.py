@@ -45,7 +45,7 @@ _LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflow
 # ---- the gate: arrays ----
 
 
-def _ready(array: Any, dtype: np.dtype[Any]) -> bool:
+def is_ready(array: Any, dtype: np.dtype[Any]) -> bool:
     """Whether the compiled code can read the array as it is."""
     if type(array) is not np.ndarray or array.dtype != dtype:
         return False
@@ -66,7 +66,7 @@ def _dtypes(op: str, **arrays: Array) -> tuple[np.dtype[Any], np.dtype[Any]]:
 
 def _cast(op: str, name: str, array: ArrayLike, dtype: np.dtype[Any]) -> Array:
     """Return the array in `dtype`, C-contiguous and aligned; a copy only where it is not so yet."""
-    if _ready(array, dtype):
+    if is_ready(array, dtype):
         return array  # type: ignore[return-value]
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":

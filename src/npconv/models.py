@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -109,9 +110,22 @@ class _ConvNet:
         if x.shape[1:] != self.input_dim:
             raise ValueError(f"x has shape {x.shape}, needed is (N, {', '.join(map(str, self.input_dim))})")
         x = x.astype(self.dtype, copy=False)
-        for layer in self.layers.values():
+        for layer in self._order():
             x = layer.forward(x, train_flg) if isinstance(layer, L.Dropout) else layer.forward(x)
         return x
+
+    def _order(self) -> list[Any]:
+        """Return the layers in the order in which they are run.
+
+        That is their order in `layers`, but for max pooling behind ReLU, which is run before it: both
+        orders give the same bits, forward and backward, and the ReLU of a pooled image is four times
+        less work.
+        """
+        order = list(self.layers.values())
+        for i, (first, second) in enumerate(itertools.pairwise(order)):
+            if isinstance(first, L.Relu) and isinstance(second, L.Pooling):
+                order[i], order[i + 1] = second, first
+        return order
 
     def loss(self, x: Array, t: Array) -> Any:
         """Return the mean cross entropy in training mode; `t` holds labels (N,) or one-hot rows."""
@@ -148,7 +162,7 @@ class _ConvNet:
         """
         self.loss(x, t)
         dout = self.last_layer.backward()
-        for layer in reversed(self.layers.values()):
+        for layer in reversed(self._order()):
             dout = layer.backward(dout)
 
         grads = {}

@@ -78,15 +78,17 @@ ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight
                      groups);
 }
 
+void require_bias(const char* op, const ConvShape& s, const std::optional<py::array>& bias) {
+    require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op,
+            "bias must have one value for each of the " + text(s.k) + " output channels");
+}
+
 // ---- convolution ----
 
 py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair2 stride,
                  Padding4 padding, Pair2 dilation, index_t groups) {
     const ConvShape s = conv_shape("conv2d", x, weight, stride, padding, dilation, groups);
-    if (bias) {
-        require(bias->ndim() == 1 && bias->shape(0) == s.k, "conv2d",
-                "bias must have one value for each of the " + text(s.k) + " output channels");
-    }
+    require_bias("conv2d", s, bias);
     return with_type_of(x, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);
@@ -220,6 +222,66 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
     });
 }
 
+// ---- convolution and the pooling behind it ----
+
+PoolShape pool_shape(const char* op, const ConvShape& s, const std::array<Pair2, 4>& pool, bool ceil_mode) {
+    return PoolShape(op, s.n, s.k, s.oh, s.ow, pair(pool[0]), pair(pool[1]), pair(pool[2]), pair(pool[3]), ceil_mode);
+}
+
+/// `pool`: kernel size, stride, padding and dilation.
+py::tuple conv2d_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
+                            Pair2 stride, Padding4 padding, Pair2 dilation, index_t groups,
+                            const std::array<Pair2, 4>& pool, bool ceil_mode) {
+    const char* const op = "conv2d_max_pool2d";
+    const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
+    const PoolShape p = pool_shape(op, s, pool, ceil_mode);
+    require_bias(op, s, bias);
+    return with_type_of(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const px = borrow<T>(x, "x", 4);
+        const T* const pw = borrow<T>(weight, "weight", 4);
+        const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
+        auto y = result<T>({p.n, p.c, p.oh, p.ow});
+        auto indices = result<index_t>({p.n, p.c, p.oh, p.ow});
+        T* const py = y.mutable_data();
+        index_t* const pi = indices.mutable_data();
+        {
+            py::gil_scoped_release nogil;
+            conv2d_max_pool2d_forward(s, p, px, pw, pb, py, pi);
+        }
+        return py::tuple(py::make_tuple(y, indices));
+    });
+}
+
+py::tuple conv2d_max_pool2d_backward(const py::array& dy, const py::array& indices, const py::array& x,
+                                     const py::array& weight, Pair2 stride, Padding4 padding, Pair2 dilation,
+                                     index_t groups, const std::array<Pair2, 4>& pool, bool ceil_mode) {
+    const char* const op = "conv2d_max_pool2d_backward";
+    const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
+    const PoolShape p = pool_shape(op, s, pool, ceil_mode);
+    for (const py::array& array : {dy, indices}) {
+        require(array.ndim() == 4 && array.shape(0) == p.n && array.shape(1) == p.c && array.shape(2) == p.oh &&
+                    array.shape(3) == p.ow,
+                op, "dy and indices must have the shape of conv2d_max_pool2d's result");
+    }
+    return with_type_of(x, [&](auto zero) {
+        using T = decltype(zero);
+        const T* const pdy = borrow<T>(dy, "dy", 4);
+        const index_t* const pi = borrow<index_t>(indices, "indices", 4);
+        const T* const px = borrow<T>(x, "x", 4);
+        borrow<T>(weight, "weight", 4);
+        auto dweight = result<T>({s.k, s.cg(), s.kh, s.kw});
+        auto dbias = result<T>({s.k});
+        T* const pdw = dweight.mutable_data();
+        T* const pdb = dbias.mutable_data();
+        {
+            py::gil_scoped_release nogil;
+            conv2d_max_pool2d_backward_weight(s, p, pdy, pi, px, pdw, pdb);
+        }
+        return py::tuple(py::make_tuple(dweight, dbias));
+    });
+}
+
 // ---- fully connected layers, activations ----
 
 py::array gemm_(const py::array& a, const py::array& b, const std::optional<py::array>& bias, bool transpose_a,
@@ -347,6 +409,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("col2im", &col2im_);
     m.def("max_pool2d", &max_pool2d);
     m.def("max_pool2d_backward", &max_pool2d_backward_);
+    m.def("conv2d_max_pool2d", &conv2d_max_pool2d);
+    m.def("conv2d_max_pool2d_backward", &conv2d_max_pool2d_backward);
     m.def("gemm", &gemm_);
     m.def("relu", &relu);
     m.def("relu_backward", &relu_backward_);

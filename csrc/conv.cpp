@@ -6,6 +6,7 @@
 #include "dispatch.hpp"
 #include "panels.hpp"
 #include "parallel.hpp"
+#include "pool.hpp"
 #include "slab.hpp"
 #include "workspace.hpp"
 
@@ -17,6 +18,7 @@ namespace {
 constexpr index_t reduction_block = 384;
 constexpr index_t block_panels = 16;
 constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gradient sums at a time
+constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache between convolution and pooling
 
 /// A grouped correlation with separable geometry: forward and data gradient are both one of these.
 ///   out[n, m, v.first + i*v.step, h.first + j*h.step] = bias[m] +
@@ -263,40 +265,24 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
     return Axis(out, count, 1, std::move(taps), first, stride);
 }
 
-}  // namespace
-
+/// Rows of dy: row y of channel i begins at first + i*channel_stride + y*ow.
 template <class T>
-void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y) {
-    const index_t taps = s.kh * s.kw;
-    correlate(Correlation<T>{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
-                             forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left), s.n, s.groups, s.cg(),
-                             s.kg(), x, weight, s.cg() * taps, taps, s.kg() * s.cg() * taps, s.kw, taps, bias, y, s.oh,
-                             s.ow});
-}
-
-template <class T>
-void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* dx) {
-    const index_t taps = s.kh * s.kw;
-    for (index_t v = 0; v < s.stride.h; ++v) {
-        for (index_t h = 0; h < s.stride.w; ++h) {
-            correlate(Correlation<T>{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
-                                     backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h), s.n,
-                                     s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
-                                     s.kw, taps, nullptr, dx, s.h, s.w});
-        }
-    }
-}
+struct Rows {
+    const T* first;
+    index_t channel_stride;
+};
 
 // dweight^T is a GEMM too: its rows are the (channel, tap) pairs, its columns the output channels, and the reduction
 // runs over all output pixels. The left operand is read from the slab, the right one is dy, transposed block by block
 // into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere.
-template <class T>
-void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias) {
+// `dy_rows(strip, channel, count, scratch)` gives the rows of dy that a strip covers; scratch has room for them.
+template <class T, class DyRows>
+void backward_weight(const ConvShape& s, const DyRows& dy_rows, const T* x, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const Axis v = forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top);
     const Axis h = forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left);
-    const index_t taps = s.kh * s.kw, in_plane = s.h * s.w, out_plane = s.oh * s.ow;
+    const index_t taps = s.kh * s.kw, in_plane = s.h * s.w;
     const index_t bias_rows = dbias ? 1 : 0, tap_rows = dweight ? s.cg() * taps : 0;
     const index_t panels = ceil_div(s.kg(), nr), ld = panels * nr;
     const index_t partial_size = (bias_rows + tap_rows) * ld;
@@ -341,7 +327,7 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
                 for (const Tap& th : h.taps) in_row.push_back(c * layout.channel_stride() + layout.tap_offset(tv, th));
             }
         }
-        Scratch<T> dy_panel(block_rows * width * nr);
+        Scratch<T> dy_panel(block_rows * width * nr), dy_scratch(block_rows * s.ow * nr);
         std::vector<Strip> strips;
 
         const index_t last_block = share_begin(split + 1, splits, blocks);
@@ -356,12 +342,13 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
                 const index_t k = panel * nr, k_count = std::min<index_t>(nr, s.kg() - k);
                 T* packed = dy_panel.data();
                 for (const Strip& strip : strips) {
-                    const T* from = dy + (strip.image * s.k + group * s.kg() + k) * out_plane + strip.row * s.ow + col;
+                    const Rows<T> from = dy_rows(strip, group * s.kg() + k, k_count, dy_scratch.data());
                     // Rows of full width follow each other in dy as they do in the panel.
                     const bool whole = block.width() == s.ow;
                     const index_t runs = whole ? 1 : strip.rows, run = whole ? strip.rows * s.ow : block.width();
                     for (index_t y = 0; y < runs; ++y, packed += run * nr) {
-                        kernel.pack_transposed(from + y * s.ow, out_plane, k_count, run, packed, nr);
+                        kernel.pack_transposed(from.first + y * s.ow + col, from.channel_stride, k_count, run, packed,
+                                               nr);
                     }
                 }
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
@@ -398,11 +385,92 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
     });
 }
 
+}  // namespace
+
+template <class T>
+void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y) {
+    const index_t taps = s.kh * s.kw;
+    correlate(Correlation<T>{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
+                             forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left), s.n, s.groups, s.cg(),
+                             s.kg(), x, weight, s.cg() * taps, taps, s.kg() * s.cg() * taps, s.kw, taps, bias, y, s.oh,
+                             s.ow});
+}
+
+template <class T>
+void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* dx) {
+    const index_t taps = s.kh * s.kw;
+    for (index_t v = 0; v < s.stride.h; ++v) {
+        for (index_t h = 0; h < s.stride.w; ++h) {
+            correlate(Correlation<T>{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
+                                     backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h), s.n,
+                                     s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
+                                     s.kw, taps, nullptr, dx, s.h, s.w});
+        }
+    }
+}
+
+template <class T>
+void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias) {
+    const index_t plane = s.oh * s.ow;
+    const auto dy_rows = [&](const Strip& strip, index_t channel, index_t, T*) {
+        return Rows<T>{dy + (strip.image * s.k + channel) * plane + strip.row * s.ow, plane};
+    };
+    backward_weight(s, dy_rows, x, dweight, dbias);
+}
+
+template <class T>
+void conv2d_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight, const T* bias,
+                               T* y, index_t* indices) {
+    const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
+    index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
+    images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
+    const auto some_images = [&](index_t task) {
+        const index_t first = task * images, in = conv.c * conv.h * conv.w, out = pool.c * pool.oh * pool.ow;
+        ConvShape part_of_conv = conv;
+        PoolShape part_of_pool = pool;
+        part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
+        Scratch<T> z(part_of_conv.n * between);
+        conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
+        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices + first * out);
+    };
+    const index_t tasks = ceil_div(conv.n, images);
+    const double task_ns =
+        static_cast<double>(images * between) * (static_cast<double>(conv.cg() * conv.kh * conv.kw) * fma_ns + 1);
+    if (tasks >= threads) {
+        parallel_for(tasks, task_ns, some_images);
+    } else {  // too few for the threads: they share each image instead
+        for (index_t task = 0; task < tasks; ++task) some_images(task);
+    }
+}
+
+template <class T>
+void conv2d_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
+                                       const index_t* indices, const T* x, T* dweight, T* dbias) {
+    const index_t windows = pool.oh * pool.ow;
+    const auto dy_rows = [&](const Strip& strip, index_t channel, index_t count, T* scratch) {
+        const index_t pixels = strip.rows * conv.ow;
+        for (index_t i = 0; i < count; ++i) {
+            const index_t plane = (strip.image * conv.k + channel + i) * windows;
+            max_pool2d_backward_rows(pool, dy + plane, indices + plane, strip.row, strip.rows, scratch + i * pixels);
+        }
+        return Rows<T>{scratch, pixels};
+    };
+    backward_weight(conv, dy_rows, x, dweight, dbias);
+}
+
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*);
 template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*);
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*);
 template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*);
 template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*);
+template void conv2d_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*, const float*,
+                                        float*, index_t*);
+template void conv2d_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*, const index_t*,
+                                                const float*, float*, float*);
 template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*);
+template void conv2d_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*, const double*,
+                                        double*, index_t*);
+template void conv2d_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*, const index_t*,
+                                                const double*, double*, double*);
 
 }  // namespace npconv

@@ -42,8 +42,11 @@ inline ThreadState& thread_state() {
     return state;
 }
 
-/// The number of threads a call uses, at most.
+/// The number of threads a call uses, at most: one inside a parallel loop, whose threads are all busy.
 inline int get_num_threads() {
+#ifdef _OPENMP
+    if (omp_in_parallel()) return 1;
+#endif
     const ThreadState& state = thread_state();
     return state.forked ? 1 : state.count.load();
 }
@@ -117,7 +120,14 @@ void parallel_for(index_t n, double item_ns, Body&& body) {
         }
 #endif
     } else {
-        for (index_t i = 0; i < n; ++i) step(i, true);
+        // The loop of an operator that runs inside another one's loop may be on any thread, and leaves checking to
+        // that.
+#ifdef _OPENMP
+        const bool on_calling_thread = !omp_in_parallel();
+#else
+        const bool on_calling_thread = true;
+#endif
+        for (index_t i = 0; i < n; ++i) step(i, on_calling_thread);
     }
     if (error) std::rethrow_exception(error);
 }

@@ -47,66 +47,64 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
     // Every plane is an image of one channel; the slab pads it with minus infinity.
     const Axis v(s.h, s.oh, s.stride.h, window_taps(s.kernel.h, s.dilation.h, s.pad.h));
     const Axis h(s.w, s.ow, s.stride.w, window_taps(s.kernel.w, s.dilation.w, s.pad.w));
-    const index_t rows = s.n * s.c * s.oh, width = std::min(s.ow, block_windows), col_blocks = ceil_div(s.ow, width);
+    const index_t planes = s.n * s.c, rows = planes * s.oh;
+    const index_t width = std::min(s.ow, block_windows), col_blocks = ceil_div(s.ow, width);
     const index_t block_rows = std::max<index_t>(block_windows / width, 1);
     const SlabLayout layout(v, h, block_rows, width);
-    std::vector<index_t> tap_offsets;
-    std::vector<std::int32_t> codes;  // a tap's pixel, counted from the window's start
+    std::vector<index_t> slab_offsets, plane_offsets;  // of the taps, in a slab and in a plane of x
+    std::vector<std::int32_t> codes;                   // a tap's pixel, counted from the window's start
     for (const Tap& tv : v.taps) {
         for (const Tap& th : h.taps) {
-            tap_offsets.push_back(layout.tap_offset(tv, th));
+            slab_offsets.push_back(layout.tap_offset(tv, th));
+            plane_offsets.push_back(tv.offset * s.w + th.offset);
             codes.push_back(static_cast<std::int32_t>(tv.index * s.dilation.h * s.w + th.index * s.dilation.w));
         }
     }
     const int taps = static_cast<int>(codes.size());
     const bool padded = s.pad.h > 0 || s.pad.w > 0;
-    // Without overlap the rows of a slab follow each other as those of y do, and narrow ones fill whole vectors.
-    const bool joined = v.reach == 0 && h.reach == 0 && col_blocks == 1;
+    const bool inside = !padded && (s.oh - 1) * s.stride.h + s.dilation.h * (s.kernel.h - 1) < s.h &&
+                        (s.ow - 1) * s.stride.w + s.dilation.w * (s.kernel.w - 1) < s.w;
+    const index_t whole_vectors = s.stride.w * (ceil_div(width, kernel.lanes) * kernel.lanes + kernel.lanes);
 
     const index_t task_rows = ceil_div(std::max<index_t>(task_pixels / width, 1), block_rows) * block_rows;
     const double task_ns = static_cast<double>(task_rows * width * taps) * element_ns;
     parallel_for(ceil_div(rows, task_rows) * col_blocks, task_ns, [&](index_t task) {
         const index_t col = task % col_blocks * width, first_row = task / col_blocks * task_rows;
         const index_t last_row = std::min(first_row + task_rows, rows);
-        const index_t slack = max_tile_columns;  // whole vectors are read and written
-        Scratch<T> slab(layout.channel_stride() + slack);
-        Scratch<std::int32_t> first(block_rows * width + slack), arg(block_rows * width + slack);
-        if (!padded) std::fill_n(first.data(), block_rows * width + slack, 0);
+        const index_t n = std::min(width, s.ow - col);
+        // Rows of full width follow each other, so a vector may be stored beyond the end of all but the last.
+        const T* const task_end = y + last_row * s.ow;
+        Scratch<T> slab(layout.channel_stride() + max_tile_columns * 2);
+        Scratch<std::int32_t> first(width + max_tile_columns);
         std::vector<Strip> strips;
         std::vector<const T*> pointers(codes.size());
 
         for (index_t row = first_row; row < last_row; row += block_rows) {
-            const Block block{row, std::min(row + block_rows, last_row), col, std::min(col + width, s.ow)};
-            const index_t n = block.width();
+            const Block block{row, std::min(row + block_rows, last_row), col, col + n};
             cut_into_strips(block, s.oh, strips);
-            layout.place(strips);
-            layout.fill(block, strips, x, s.h * s.w, 1, -std::numeric_limits<T>::infinity(), slab.data());
-            index_t done = 0;  // windows of this block
-            for (const Strip& strip : strips) {
-                for (index_t i = 0; i < strip.rows; ++i, done += n) {
-                    if (indices && padded) first_offsets(s, strip.row + i, col, n, first.data() + done);
-                    if (joined) continue;
-                    for (int t = 0; t < taps; ++t) {
-                        pointers[t] = slab.data() + strip.source + i * layout.width() + tap_offsets[t];
-                    }
-                    kernel.max_pool_row(taps, pointers.data(), codes.data(), first.data() + done, n,
-                                        y + (strip.image * s.oh + strip.row + i) * s.ow + col,
-                                        indices ? arg.data() + done : nullptr);
-                }
+            // Windows inside the image are read where they are, unless a whole vector could reach behind the array.
+            const Strip& last = strips.back();
+            const index_t last_window = (last.image * s.h + (last.row + last.rows - 1) * s.stride.h) * s.w;
+            const bool in_place =
+                inside && s.stride.w <= 2 &&
+                last_window + plane_offsets.back() + whole_vectors + col * s.stride.w <= planes * s.h * s.w;
+            if (!in_place) {
+                layout.place(strips);
+                layout.fill(block, strips, x, s.h * s.w, 1, -std::numeric_limits<T>::infinity(), slab.data());
             }
-            if (joined) {
-                for (int t = 0; t < taps; ++t) pointers[t] = slab.data() + tap_offsets[t];
-                kernel.max_pool_row(taps, pointers.data(), codes.data(), first.data(), done, y + row * s.ow,
-                                    indices ? arg.data() : nullptr);
-            }
-            if (!indices) continue;
-            done = 0;
             for (const Strip& strip : strips) {
-                for (index_t i = 0; i < strip.rows; ++i, done += n) {
-                    const index_t oy = strip.row + i;
-                    const index_t base = (oy * s.stride.h - s.pad.h) * s.w + col * s.stride.w - s.pad.w;
-                    kernel.window_indices(arg.data() + done, base, s.stride.w, n,
-                                          indices + (strip.image * s.oh + oy) * s.ow + col);
+                for (index_t i = 0; i < strip.rows; ++i) {
+                    const index_t oy = strip.row + i, start = oy * s.stride.h * s.w + col * s.stride.w;
+                    const T* const source = in_place ? x + strip.image * s.h * s.w + start
+                                                     : slab.data() + strip.source + i * layout.width();
+                    const index_t* const offsets = in_place ? plane_offsets.data() : slab_offsets.data();
+                    for (int t = 0; t < taps; ++t) pointers[t] = source + offsets[t];
+                    if (indices && padded) first_offsets(s, oy, col, n, first.data());
+                    const index_t out = (strip.image * s.oh + oy) * s.ow + col;
+                    const auto max_pool_row = kernel.max_pool_row[in_place ? s.stride.w : 1];
+                    max_pool_row(taps, pointers.data(), codes.data(), padded ? first.data() : nullptr, n, y + out,
+                                 col_blocks == 1 ? task_end : y + out + n, start - s.pad.h * s.w - s.pad.w, s.stride.w,
+                                 indices ? indices + out : nullptr);
                 }
             }
         }
@@ -135,9 +133,26 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
         });
 }
 
+template <class T>
+void max_pool2d_backward_rows(const PoolShape& s, const T* dy, const index_t* indices, index_t row, index_t rows,
+                              T* dx) {
+    std::fill(dx, dx + rows * s.w, T(0));
+    // The windows that reach into the rows: the first one ends, the last one starts there.
+    const index_t reach = s.dilation.h * (s.kernel.h - 1);
+    const index_t begin = std::max<index_t>(ceil_div(std::max<index_t>(row + s.pad.h - reach, 0), s.stride.h), 0);
+    const index_t end = std::min((row + rows - 1 + s.pad.h) / s.stride.h + 1, s.oh);
+    const auto pixels = static_cast<std::uint64_t>(rows * s.w);
+    for (index_t i = begin * s.ow; i < end * s.ow; ++i) {
+        const auto position = static_cast<std::uint64_t>(indices[i] - row * s.w);
+        if (position < pixels) dx[position] += dy[i];
+    }
+}
+
 template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*);
 template void max_pool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
 template void max_pool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
+template void max_pool2d_backward_rows(const PoolShape&, const float*, const index_t*, index_t, index_t, float*);
+template void max_pool2d_backward_rows(const PoolShape&, const double*, const index_t*, index_t, index_t, double*);
 
 }  // namespace npconv

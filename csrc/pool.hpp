@@ -16,4 +16,9 @@ template <class T>
 void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
                          T* dx);
 
+/// A few rows of one plane of dx, from the plane's dy and indices.
+template <class T>
+void max_pool2d_backward_rows(const PoolShape& shape, const T* dy, const index_t* indices, index_t row, index_t rows,
+                              T* dx);
+
 }  // namespace npconv

@@ -297,8 +297,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("network", [SimpleConvNet, DeepConvNet])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_pooling_before_relu_gives_the_same_bits(network, dtype):
-    """The networks run pooling before ReLU; the book's order, layer by layer, must not differ in a bit."""
+def test_running_layers_together_gives_the_same_bits(network, dtype):
+    """The networks fuse convolution and pooling, before ReLU; the book's order, layer by layer, gives the same."""
     rng = np.random.default_rng(11)
     x, t = rng.standard_normal((5, 1, 28, 28)).astype(dtype), rng.integers(0, 10, 5)
     net = network(rng=3, dtype=dtype)

@@ -6,49 +6,54 @@
 namespace npconv {
 namespace {
 
-template <class T, int Bytes>
+template <class T, int Bytes, int Stride>
 void max_pool_row(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first, index_t n, T* y,
-                  std::int32_t* arg) {
+                  const T* y_end, index_t base, index_t step, index_t* index) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
-    // A comparison gives integers as wide as T, but 32 bits are enough to say where.
+    // A comparison gives integers as wide as T, but 32 bits are enough to say where in a window.
     using Int = typename S::Int;
     using IntVector = typename S::IntVector;
-    typedef std::int32_t Int32Vector __attribute__((vector_size(4 * lanes)));
+    using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
+    using IndexVector = typename VectorOf<index_t, 8 * lanes>::type;
+    IndexVector ramp;  // where the windows of a vector begin
+    for (int l = 0; l < lanes; ++l) ramp[l] = base + l * step;
 
     for (index_t j = 0; j < n; j += lanes) {
+        const bool whole = y_end - (y + j) >= lanes;
         Vector best = S::broadcast(-static_cast<T>(__builtin_inff()));
-        // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over, so the
-        // last one stays.
-        if (arg) {
+        IntVector where = IntVector{} + static_cast<Int>(code[0]);
+        if (index && first) {
             Int32Vector start;
             __builtin_memcpy(&start, first + j, sizeof start);
-            IntVector where = __builtin_convertvector(start, IntVector);
-            for (int t = 0; t < count; ++t) {
-                const Vector v = S::load(taps[t] + j);
-                const IntVector take = (v > best) | (v != v);
-                best = take ? v : best;
-                where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
-            }
-            const Int32Vector result = __builtin_convertvector(where, Int32Vector);
-            __builtin_memcpy(arg + j, &result, sizeof result);
-        } else {
-            for (int t = 0; t < count; ++t) {
-                const Vector v = S::load(taps[t] + j);
-                best = ((v > best) | (v != v)) ? v : best;
-            }
+            where = __builtin_convertvector(start, IntVector);
         }
-        if (n - j >= lanes) {
+        for (int t = 0; t < count; ++t) {
+            const T* const tap = taps[t] + Stride * j;
+            const Vector v = Stride == 1 ? S::load(tap) : S::even(S::load(tap), S::load(tap + lanes));
+            // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over, so
+            // the last one stays.
+            const IntVector take = (v > best) | (v != v);
+            best = take ? v : best;
+            where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
+        }
+        const index_t count_here = n - j < lanes ? n - j : lanes;
+        if (whole) {
             S::store(y + j, best);
         } else {
-            S::store_part(y + j, best, n - j);
+            S::store_part(y + j, best, count_here);
+        }
+        if (index) {
+            const IndexVector result = ramp + j * step + __builtin_convertvector(where, IndexVector);
+            const auto bytes = static_cast<std::size_t>(count_here) * sizeof(index_t);
+            if (whole) {
+                __builtin_memcpy(index + j, &result, sizeof result);
+            } else {
+                __builtin_memcpy(index + j, &result, bytes);
+            }
         }
     }
-}
-
-inline void window_indices(const std::int32_t* arg, index_t base, index_t step, index_t n, index_t* index) {
-    for (index_t j = 0; j < n; ++j) index[j] = base + j * step + arg[j];
 }
 
 }  // namespace

@@ -25,12 +25,18 @@ struct SameSizeInt<double> {
     using type = std::int64_t;
 };
 
+/// A vector of `Bytes` bytes of any element type.
+template <class Element, int Bytes>
+struct VectorOf {
+    typedef Element type __attribute__((vector_size(Bytes)));
+};
+
 template <class T, int Bytes>
 struct Simd {
     static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
     using Int = typename SameSizeInt<T>::type;
-    typedef T Vector __attribute__((vector_size(Bytes)));
-    typedef Int IntVector __attribute__((vector_size(Bytes)));
+    using Vector = typename VectorOf<T, Bytes>::type;
+    using IntVector = typename VectorOf<Int, Bytes>::type;
 
     static inline Vector load(const T* p) {
         Vector v;

@@ -27,8 +27,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.pack_columns = pack_columns<T, Bytes, NV>;
     kernels.pack_transposed = pack_transposed<T, Bytes>;
     kernels.copy_rows = copy_rows<T, Bytes>;
-    kernels.max_pool_row = max_pool_row<T, Bytes>;
-    kernels.window_indices = window_indices;
+    kernels.max_pool_row[1] = max_pool_row<T, Bytes, 1>;
+    kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
     kernels.adam_update = adam_update<T>;

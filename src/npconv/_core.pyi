@@ -36,6 +36,31 @@ def max_pool2d(
     /,
 ) -> tuple[_Array, Any]: ...
 def max_pool2d_backward(dy: _Array, indices: _Array, input_size: tuple[int, ...], /) -> _Array: ...
+def conv2d_max_pool2d(
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+    groups: int,
+    pool: tuple[_Pair, _Pair, _Pair, _Pair],
+    ceil_mode: bool,
+    /,
+) -> tuple[_Array, _Array]: ...
+def conv2d_max_pool2d_backward(
+    dy: _Array,
+    indices: _Array,
+    x: _Array,
+    weight: _Array,
+    stride: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+    groups: int,
+    pool: tuple[_Pair, _Pair, _Pair, _Pair],
+    ceil_mode: bool,
+    /,
+) -> tuple[_Array, _Array]: ...
 def gemm(a: _Array, b: _Array, bias: _Array | None, transpose_a: bool, transpose_b: bool, /) -> _Array: ...
 def relu(x: _Array, /) -> _Array: ...
 def relu_backward(dy: _Array, y: _Array, /) -> _Array: ...

@@ -25,6 +25,8 @@ __all__ = [
     "col2im",
     "conv2d",
     "conv2d_backward",
+    "conv2d_max_pool2d",
+    "conv2d_max_pool2d_backward",
     "conv_output_size",
     "im2col",
     "max_pool2d",
@@ -77,6 +79,11 @@ def _cast(op: str, name: str, array: ArrayLike, dtype: np.dtype[Any]) -> Array:
 def _axes(op: str, name: str, array: Array, allowed: str, *counts: int) -> None:
     if array.ndim not in counts:
         raise ValueError(f"{op}: {name} has shape {array.shape}; needed is {allowed}")
+
+
+def _integers(op: str, name: str, array: Array) -> None:
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{op}: {name} are {array.dtype}; needed are the int64 indices of the forward pass")
 
 
 def _images(op: str, name: str, array: Array) -> tuple[Array, bool]:
@@ -486,8 +493,7 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
     op = "max_pool2d_backward"
     dy, indices = np.asarray(dy), np.asarray(indices)
     dtype, result_dtype = _dtypes(op, dy=dy)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"{op}: indices are {indices.dtype}; needed are the int64 indices of max_pool2d")
+    _integers(op, "indices", indices)
     if indices.shape != dy.shape:
         raise ValueError(f"{op}: indices have shape {indices.shape}, dy has {dy.shape}; needed is the same shape")
     shape = _shape(op, "input_shape", input_shape, 3, 4)
@@ -498,6 +504,133 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
         _cast(op, "dy", dy, dtype), _cast(op, "indices", indices.reshape(dy.shape), np.dtype(np.int64)), shape[-2:]
     )
     return _finish(dx, result_dtype, single)
+
+
+# ---- convolution and the pooling behind it ----
+
+
+def conv2d_max_pool2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    kernel_size: IntOrPair,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Max pooling of a convolution, a few images at a time, so that what is between them stays in the cache.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+    weight, bias, stride, padding, dilation, groups
+        As `conv2d` has them.
+    kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
+        As `max_pool2d` has them.
+
+    Returns
+    -------
+    (y, indices) : ndarrays, shape (N, K, PH, PW)
+        Bitwise what ``max_pool2d(conv2d(x, ...), ..., return_indices=True)`` returns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d` and `max_pool2d`.
+    """
+    op = "conv2d_max_pool2d"
+    x, weight = np.asarray(x), np.asarray(weight)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    _axes(op, "x", x, "(N, C, H, W)", 4)
+    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
+    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
+    y, indices = _core.conv2d_max_pool2d(
+        _cast(op, "x", x, dtype),
+        _cast(op, "weight", weight, dtype),
+        None if bias is None else _cast(op, "bias", bias, dtype),
+        stride,
+        _padding(op, padding, weight.shape[2:], stride, dilation),
+        dilation,
+        _int(op, "groups", groups),
+        _pooling(op, kernel_size, pool_stride, pool_padding, pool_dilation),
+        bool(ceil_mode),
+    )
+    return _finish(y, result_dtype, False), indices
+
+
+def conv2d_max_pool2d_backward(
+    dy: ArrayLike,
+    indices: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    kernel_size: IntOrPair,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Gradients of `conv2d_max_pool2d` for the filters: those of a first layer, which has no use for dx.
+
+    Parameters
+    ----------
+    dy, indices : array_like, shape (N, K, PH, PW)
+        The gradient of the pooled result, and the indices that came with it.
+    x, weight, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
+        As given to `conv2d_max_pool2d`.
+
+    Returns
+    -------
+    (dweight, dbias) : ndarrays of the shapes of weight, and (K,)
+        Bitwise what `max_pool2d_backward` and `conv2d_backward` return one after the other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d_max_pool2d`; also if dy or indices do not have the shape of its result.
+    """
+    op = "conv2d_max_pool2d_backward"
+    x, weight, dy, indices = np.asarray(x), np.asarray(weight), np.asarray(dy), np.asarray(indices)
+    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    _axes(op, "x", x, "(N, C, H, W)", 4)
+    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
+    _integers(op, "indices", indices)
+    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
+    dweight, dbias = _core.conv2d_max_pool2d_backward(
+        _cast(op, "dy", dy, dtype),
+        _cast(op, "indices", indices, np.dtype(np.int64)),
+        _cast(op, "x", x, dtype),
+        _cast(op, "weight", weight, dtype),
+        stride,
+        _padding(op, padding, weight.shape[2:], stride, dilation),
+        dilation,
+        _int(op, "groups", groups),
+        _pooling(op, kernel_size, pool_stride, pool_padding, pool_dilation),
+        bool(ceil_mode),
+    )
+    return _finish(dweight, result_dtype, False), _finish(dbias, result_dtype, False)
+
+
+def _pooling(
+    op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    kernel = _pair(op, "kernel_size", kernel_size)
+    return (
+        kernel,
+        kernel if stride is None else _pair(op, "pool_stride", stride),
+        _pair(op, "pool_padding", padding),
+        _pair(op, "pool_dilation", dilation),
+    )
 
 
 # ---- fully connected layers, activations ----

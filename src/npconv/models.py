@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -117,14 +116,18 @@ class _ConvNet:
     def _order(self) -> list[Any]:
         """Return the layers in the order in which they are run.
 
-        That is their order in `layers`, but for max pooling behind ReLU, which is run before it: both
-        orders give the same bits, forward and backward, and the ReLU of a pooled image is four times
-        less work.
+        That is their order in `layers`, but for max pooling behind convolution and ReLU.  It is run
+        before ReLU and together with the convolution.  That gives the same bits, forward and backward,
+        and the largest arrays of the network, those between the two, never leave the cache.
         """
-        order = list(self.layers.values())
-        for i, (first, second) in enumerate(itertools.pairwise(order)):
-            if isinstance(first, L.Relu) and isinstance(second, L.Pooling):
-                order[i], order[i + 1] = second, first
+        rest, order = list(self.layers.values()), []
+        while rest:
+            if [type(layer) for layer in rest[:3]] == [L.Convolution, L.Relu, L.Pooling]:
+                conv, relu, pool, *rest = rest
+                order += [_ConvolutionPooling(conv, pool), relu]
+            else:
+                first, *rest = rest
+                order.append(first)
         return order
 
     def loss(self, x: Array, t: Array) -> Any:
@@ -205,6 +208,42 @@ class _ConvNet:
             param[...] = found[name]
         for i, layer in enumerate(self._weighted, start=1):
             layer.W, layer.b = self.params[f"W{i}"], self.params[f"b{i}"]
+
+
+class _ConvolutionPooling:
+    """A convolution and the max pooling of its result, run as one; the state stays in the two layers."""
+
+    def __init__(self, conv: L.Convolution, pool: L.Pooling) -> None:
+        self.conv, self.pool = conv, pool
+        self.arguments = conv.stride, conv.pad, conv.dilation, conv.groups
+        self.options: dict[str, Any] = {
+            "kernel_size": (pool.pool_h, pool.pool_w),
+            "pool_stride": pool.stride,
+            "pool_padding": pool.pad,
+            "pool_dilation": pool.dilation,
+            "ceil_mode": pool.ceil_mode,
+        }
+
+    def forward(self, x: Array) -> Array:
+        conv, pool = self.conv, self.pool
+        conv.x = x
+        y, pool.indices = L.F.conv2d_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
+        return y
+
+    def backward(self, dout: Array) -> Array | None:
+        conv, pool = self.conv, self.pool
+        assert conv.x is not None
+        assert pool.indices is not None
+        if not conv.needs_dx:
+            conv.dW, conv.db = L.F.conv2d_max_pool2d_backward(
+                dout, pool.indices, conv.x, conv.W, *self.arguments, **self.options
+            )
+            return None
+        stride, pad, dilation, _ = self.arguments
+        sizes = zip(conv.x.shape[2:], conv.W.shape[2:], strict=True)
+        size = [F.conv_output_size(n, k, stride, pad, dilation) for n, k in sizes]
+        pool.input_shape = (*dout.shape[:2], *size)
+        return conv.backward(pool.backward(dout))
 
 
 class SimpleConvNet(_ConvNet):

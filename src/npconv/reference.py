@@ -209,6 +209,52 @@ def max_pool2d_backward(dy: Array, indices: Array, input_shape: Any) -> Array:
     return result
 
 
+def conv2d_max_pool2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    kernel_size: Any,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    pool_dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Any:
+    """Convolution, then max pooling."""
+    z = conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return max_pool2d(z, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode, return_indices=True)
+
+
+def conv2d_max_pool2d_backward(
+    dy: Array,
+    indices: Array,
+    x: Array,
+    weight: Array,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    kernel_size: Any,
+    pool_stride: Any = None,
+    pool_padding: Any = 0,
+    pool_dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Any:
+    """Back through the pooling, then to the filters."""
+    pads, spread, steps = _padding(padding, weight.shape[2:], _pair(dilation)), _pair(dilation), _pair(stride)
+    size = [
+        (n + sum(pad) - d * (k - 1) - 1) // s + 1
+        for n, k, pad, d, s in zip(x.shape[2:], weight.shape[2:], pads, spread, steps, strict=True)
+    ]
+    dz = max_pool2d_backward(dy, indices, (*dy.shape[:2], *size))
+    return conv2d_backward(dz, x, weight, stride, padding, dilation, groups, needs=(False, True, True))[1:]
+
+
 def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Fully connected layer."""
     y: Array = x @ weight

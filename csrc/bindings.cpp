@@ -222,17 +222,17 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
     });
 }
 
-// ---- convolution and the pooling behind it ----
+// ---- convolution, ReLU and max pooling in one ----
 
 PoolShape pool_shape(const char* op, const ConvShape& s, const std::array<Pair2, 4>& pool, bool ceil_mode) {
     return PoolShape(op, s.n, s.k, s.oh, s.ow, pair(pool[0]), pair(pool[1]), pair(pool[2]), pair(pool[3]), ceil_mode);
 }
 
 /// `pool`: kernel size, stride, padding and dilation.
-py::tuple conv2d_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
-                            Pair2 stride, Padding4 padding, Pair2 dilation, index_t groups,
-                            const std::array<Pair2, 4>& pool, bool ceil_mode) {
-    const char* const op = "conv2d_max_pool2d";
+py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
+                                 Pair2 stride, Padding4 padding, Pair2 dilation, index_t groups,
+                                 const std::array<Pair2, 4>& pool, bool ceil_mode) {
+    const char* const op = "conv2d_relu_max_pool2d";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p = pool_shape(op, s, pool, ceil_mode);
     require_bias(op, s, bias);
@@ -247,22 +247,22 @@ py::tuple conv2d_max_pool2d(const py::array& x, const py::array& weight, const s
         index_t* const pi = indices.mutable_data();
         {
             py::gil_scoped_release nogil;
-            conv2d_max_pool2d_forward(s, p, px, pw, pb, py, pi);
+            conv2d_relu_max_pool2d_forward(s, p, px, pw, pb, py, pi);
         }
         return py::tuple(py::make_tuple(y, indices));
     });
 }
 
-py::tuple conv2d_max_pool2d_backward(const py::array& dy, const py::array& indices, const py::array& x,
-                                     const py::array& weight, Pair2 stride, Padding4 padding, Pair2 dilation,
-                                     index_t groups, const std::array<Pair2, 4>& pool, bool ceil_mode) {
-    const char* const op = "conv2d_max_pool2d_backward";
+py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& indices, const py::array& x,
+                                          const py::array& weight, Pair2 stride, Padding4 padding, Pair2 dilation,
+                                          index_t groups, const std::array<Pair2, 4>& pool, bool ceil_mode) {
+    const char* const op = "conv2d_relu_max_pool2d_backward";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p = pool_shape(op, s, pool, ceil_mode);
     for (const py::array& array : {dy, indices}) {
         require(array.ndim() == 4 && array.shape(0) == p.n && array.shape(1) == p.c && array.shape(2) == p.oh &&
                     array.shape(3) == p.ow,
-                op, "dy and indices must have the shape of conv2d_max_pool2d's result");
+                op, "dy and indices must have the shape of conv2d_relu_max_pool2d's result");
     }
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
@@ -276,7 +276,7 @@ py::tuple conv2d_max_pool2d_backward(const py::array& dy, const py::array& indic
         T* const pdb = dbias.mutable_data();
         {
             py::gil_scoped_release nogil;
-            conv2d_max_pool2d_backward_weight(s, p, pdy, pi, px, pdw, pdb);
+            conv2d_relu_max_pool2d_backward_weight(s, p, pdy, pi, px, pdw, pdb);
         }
         return py::tuple(py::make_tuple(dweight, dbias));
     });
@@ -409,8 +409,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("col2im", &col2im_);
     m.def("max_pool2d", &max_pool2d);
     m.def("max_pool2d_backward", &max_pool2d_backward_);
-    m.def("conv2d_max_pool2d", &conv2d_max_pool2d);
-    m.def("conv2d_max_pool2d_backward", &conv2d_max_pool2d_backward);
+    m.def("conv2d_relu_max_pool2d", &conv2d_relu_max_pool2d);
+    m.def("conv2d_relu_max_pool2d_backward", &conv2d_relu_max_pool2d_backward);
     m.def("gemm", &gemm_);
     m.def("relu", &relu);
     m.def("relu_backward", &relu_backward_);

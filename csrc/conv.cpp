@@ -265,19 +265,12 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
     return Axis(out, count, 1, std::move(taps), first, stride);
 }
 
-/// Rows of dy: row y of channel i begins at first + i*channel_stride + y*ow.
-template <class T>
-struct Rows {
-    const T* first;
-    index_t channel_stride;
-};
-
 // dweight^T is a GEMM too: its rows are the (channel, tap) pairs, its columns the output channels, and the reduction
 // runs over all output pixels. The left operand is read from the slab, the right one is dy, transposed block by block
 // into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere.
-// `dy_rows(strip, channel, count, scratch)` gives the rows of dy that a strip covers; scratch has room for them.
-template <class T, class DyRows>
-void backward_weight(const ConvShape& s, const DyRows& dy_rows, const T* x, T* dweight, T* dbias) {
+// `pack_dy(strip, col, width, channel, count, packed)` packs what a strip covers of `count` channels of dy.
+template <class T, class PackDy>
+void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const Axis v = forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top);
@@ -327,7 +320,7 @@ void backward_weight(const ConvShape& s, const DyRows& dy_rows, const T* x, T* d
                 for (const Tap& th : h.taps) in_row.push_back(c * layout.channel_stride() + layout.tap_offset(tv, th));
             }
         }
-        Scratch<T> dy_panel(block_rows * width * nr), dy_scratch(block_rows * s.ow * nr);
+        Scratch<T> dy_panel((block_rows * width + 1) * nr);  // pack_dy may write one pixel behind
         std::vector<Strip> strips;
 
         const index_t last_block = share_begin(split + 1, splits, blocks);
@@ -342,14 +335,8 @@ void backward_weight(const ConvShape& s, const DyRows& dy_rows, const T* x, T* d
                 const index_t k = panel * nr, k_count = std::min<index_t>(nr, s.kg() - k);
                 T* packed = dy_panel.data();
                 for (const Strip& strip : strips) {
-                    const Rows<T> from = dy_rows(strip, group * s.kg() + k, k_count, dy_scratch.data());
-                    // Rows of full width follow each other in dy as they do in the panel.
-                    const bool whole = block.width() == s.ow;
-                    const index_t runs = whole ? 1 : strip.rows, run = whole ? strip.rows * s.ow : block.width();
-                    for (index_t y = 0; y < runs; ++y, packed += run * nr) {
-                        kernel.pack_transposed(from.first + y * s.ow + col, from.channel_stride, k_count, run, packed,
-                                               nr);
-                    }
+                    pack_dy(strip, col, block.width(), group * s.kg() + k, k_count, packed);
+                    packed += strip.rows * block.width() * nr;
                 }
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
                 for (index_t tile = 0; tile < tiles; ++tile) {
@@ -411,16 +398,23 @@ void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* d
 
 template <class T>
 void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t plane = s.oh * s.ow;
-    const auto dy_rows = [&](const Strip& strip, index_t channel, index_t, T*) {
-        return Rows<T>{dy + (strip.image * s.k + channel) * plane + strip.row * s.ow, plane};
+    const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+                             T* packed) {
+        const T* from = dy + (strip.image * s.k + channel) * plane + strip.row * s.ow + col;
+        // Rows of full width follow each other in dy as they do in the panel.
+        const index_t runs = width == s.ow ? 1 : strip.rows, run = strip.rows * width / runs;
+        for (index_t y = 0; y < runs; ++y) {
+            kernel.pack_transposed(from + y * s.ow, plane, count, run, packed + y * run * kernel.nr, kernel.nr);
+        }
     };
-    backward_weight(s, dy_rows, x, dweight, dbias);
+    backward_weight(s, pack_dy, x, dweight, dbias);
 }
 
 template <class T>
-void conv2d_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight, const T* bias,
-                               T* y, index_t* indices) {
+void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
+                                    const T* bias, T* y, index_t* indices) {
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
@@ -431,7 +425,7 @@ void conv2d_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, con
         part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
         Scratch<T> z(part_of_conv.n * between);
         conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
-        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices + first * out);
+        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices + first * out, true);
     };
     const index_t tasks = ceil_div(conv.n, images);
     const double task_ns =
@@ -444,18 +438,33 @@ void conv2d_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, con
 }
 
 template <class T>
-void conv2d_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                       const index_t* indices, const T* x, T* dweight, T* dbias) {
-    const index_t windows = pool.oh * pool.ow;
-    const auto dy_rows = [&](const Strip& strip, index_t channel, index_t count, T* scratch) {
-        const index_t pixels = strip.rows * conv.ow;
+void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
+                                            const index_t* indices, const T* x, T* dweight, T* dbias) {
+    const index_t nr = kernels_of<T>().nr;
+    const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
+    // dy of the convolution is never made: each gradient goes straight to its pixel's place in the panel.
+    const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+                             T* packed) {
+        const index_t first = strip.row * conv.ow, pixels = strip.rows * conv.ow;
+        std::fill(packed, packed + strip.rows * width * nr, T(0));
+        // The windows that reach into the strip: the first one ends, the last one starts there.
+        const index_t begin = ceil_div(std::max<index_t>(strip.row + pool.pad.h - reach, 0), pool.stride.h);
+        const index_t end = std::min((strip.row + strip.rows - 1 + pool.pad.h) / pool.stride.h + 1, pool.oh);
         for (index_t i = 0; i < count; ++i) {
-            const index_t plane = (strip.image * conv.k + channel + i) * windows;
-            max_pool2d_backward_rows(pool, dy + plane, indices + plane, strip.row, strip.rows, scratch + i * pixels);
+            const index_t plane = (strip.image * conv.k + channel + i) * pool.oh * pool.ow;
+            for (index_t window = plane + begin * pool.ow; window < plane + end * pool.ow; ++window) {
+                index_t pixel = indices[window] - first;
+                if (width != conv.ow) {
+                    const index_t column = (pixel + pixels) % conv.ow - col;
+                    pixel = column >= 0 && column < width && pixel >= 0 ? pixel / conv.ow * width + column : -1;
+                }
+                // What lies outside goes behind the strip and is never read: a branch would be a coin toss.
+                const bool inside = pixel >= 0 && pixel < strip.rows * width;
+                packed[(inside ? pixel : strip.rows * width) * nr + i] += dy[window];
+            }
         }
-        return Rows<T>{scratch, pixels};
     };
-    backward_weight(conv, dy_rows, x, dweight, dbias);
+    backward_weight(conv, pack_dy, x, dweight, dbias);
 }
 
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*);
@@ -463,14 +472,14 @@ template void conv2d_forward(const ConvShape&, const double*, const double*, con
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*);
 template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*);
 template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*);
-template void conv2d_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*, const float*,
-                                        float*, index_t*);
-template void conv2d_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*, const index_t*,
-                                                const float*, float*, float*);
+template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,
+                                             const float*, float*, index_t*);
+template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*, const index_t*,
+                                                     const float*, float*, float*);
 template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*);
-template void conv2d_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*, const double*,
-                                        double*, index_t*);
-template void conv2d_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*, const index_t*,
-                                                const double*, double*, double*);
+template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*,
+                                             const double*, double*, index_t*);
+template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*, const index_t*,
+                                                     const double*, double*, double*);
 
 }  // namespace npconv

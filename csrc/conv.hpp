@@ -18,14 +18,15 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias);
 
-/// max_pool2d of conv2d, a few images at a time: what is between them never leaves the cache.
+/// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. An index is -1
+/// where ReLU lets no gradient through.
 template <class T>
-void conv2d_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight, const T* bias,
-                               T* y, index_t* indices);
+void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
+                                    const T* bias, T* y, index_t* indices);
 
-/// dweight and dbias from the gradient of the pooled result, likewise; the same bits as in two steps.
+/// dweight and dbias from the gradient of that result; the same bits as step by step.
 template <class T>
-void conv2d_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                       const index_t* indices, const T* x, T* dweight, T* dbias);
+void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
+                                            const index_t* indices, const T* x, T* dweight, T* dbias);
 
 }  // namespace npconv

@@ -42,7 +42,7 @@ void first_offsets(const PoolShape& s, index_t oy, index_t col_begin, index_t n,
 }  // namespace
 
 template <class T>
-void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) {
+void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices, bool relu) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     // Every plane is an image of one channel; the slab pads it with minus infinity.
     const Axis v(s.h, s.oh, s.stride.h, window_taps(s.kernel.h, s.dilation.h, s.pad.h));
@@ -77,7 +77,6 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
         Scratch<T> slab(layout.channel_stride() + max_tile_columns * 2);
         Scratch<std::int32_t> first(width + max_tile_columns);
         std::vector<Strip> strips;
-        std::vector<const T*> pointers(codes.size());
 
         for (index_t row = first_row; row < last_row; row += block_rows) {
             const Block block{row, std::min(row + block_rows, last_row), col, col + n};
@@ -98,13 +97,12 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
                     const T* const source = in_place ? x + strip.image * s.h * s.w + start
                                                      : slab.data() + strip.source + i * layout.width();
                     const index_t* const offsets = in_place ? plane_offsets.data() : slab_offsets.data();
-                    for (int t = 0; t < taps; ++t) pointers[t] = source + offsets[t];
                     if (indices && padded) first_offsets(s, oy, col, n, first.data());
                     const index_t out = (strip.image * s.oh + oy) * s.ow + col;
                     const auto max_pool_row = kernel.max_pool_row[in_place ? s.stride.w : 1];
-                    max_pool_row(taps, pointers.data(), codes.data(), padded ? first.data() : nullptr, n, y + out,
+                    max_pool_row(taps, source, offsets, codes.data(), padded ? first.data() : nullptr, n, y + out,
                                  col_blocks == 1 ? task_end : y + out + n, start - s.pad.h * s.w - s.pad.w, s.stride.w,
-                                 indices ? indices + out : nullptr);
+                                 indices ? indices + out : nullptr, relu);
                 }
             }
         }
@@ -121,7 +119,7 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
                 std::fill(to, to + plane_size, T(0));
                 for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
                     const index_t index = indices[i];
-                    if (index == -1) continue;  // a window without a pixel
+                    if (index == -1) continue;  // a window without a pixel, or cut by ReLU
                     if (index < 0 || index >= plane_size) {
                         require(false, "max_pool2d_backward",
                                 "indices holds " + text(index) + ", the planes of input_shape have " +
@@ -133,26 +131,9 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
         });
 }
 
-template <class T>
-void max_pool2d_backward_rows(const PoolShape& s, const T* dy, const index_t* indices, index_t row, index_t rows,
-                              T* dx) {
-    std::fill(dx, dx + rows * s.w, T(0));
-    // The windows that reach into the rows: the first one ends, the last one starts there.
-    const index_t reach = s.dilation.h * (s.kernel.h - 1);
-    const index_t begin = std::max<index_t>(ceil_div(std::max<index_t>(row + s.pad.h - reach, 0), s.stride.h), 0);
-    const index_t end = std::min((row + rows - 1 + s.pad.h) / s.stride.h + 1, s.oh);
-    const auto pixels = static_cast<std::uint64_t>(rows * s.w);
-    for (index_t i = begin * s.ow; i < end * s.ow; ++i) {
-        const auto position = static_cast<std::uint64_t>(indices[i] - row * s.w);
-        if (position < pixels) dx[position] += dy[i];
-    }
-}
-
-template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*);
-template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*);
+template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*, bool);
+template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);
 template void max_pool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
 template void max_pool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
-template void max_pool2d_backward_rows(const PoolShape&, const float*, const index_t*, index_t, index_t, float*);
-template void max_pool2d_backward_rows(const PoolShape&, const double*, const index_t*, index_t, index_t, double*);
 
 }  // namespace npconv

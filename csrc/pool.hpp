@@ -6,19 +6,15 @@
 namespace npconv {
 
 /// y (n, c, oh, ow) and, unless `indices` is null, where in its h*w plane each maximum lies. A window that holds no
-/// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1.
+/// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1. With `relu`, a maximum
+/// that is not positive becomes 0, and its index -1: max pooling of ReLU of x.
 template <class T>
-void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices);
+void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices, bool relu = false);
 
 /// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
 /// lies outside its plane.
 template <class T>
 void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
                          T* dx);
-
-/// A few rows of one plane of dx, from the plane's dy and indices.
-template <class T>
-void max_pool2d_backward_rows(const PoolShape& shape, const T* dy, const index_t* indices, index_t row, index_t rows,
-                              T* dx);
 
 }  // namespace npconv

@@ -108,12 +108,12 @@ def test_relu_keeps_the_shape_and_gives_no_negative_zero(rng: np.random.Generato
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(case=conv_cases(), pool=pool_cases(), seed=st.integers(0, 9))
-def test_convolution_and_pooling_in_one_give_the_same_bits(
+def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
     dtype: type, case: ConvCase, pool: PoolCase, seed: int
 ) -> None:
     x, weight = case.x.astype(dtype), case.weight.astype(dtype)
     bias = None if case.bias is None else case.bias.astype(dtype)
-    z = npconv.conv2d(x, weight, bias, *case.arguments)
+    z = npconv.relu(npconv.conv2d(x, weight, bias, *case.arguments))
     kernel, stride, padding, dilation, ceil_mode = pool.arguments
     options = {
         "kernel_size": kernel,
@@ -122,34 +122,35 @@ def test_convolution_and_pooling_in_one_give_the_same_bits(
         "pool_dilation": dilation,
         "ceil_mode": ceil_mode,
     }
-    fused, fused_backward = functional.conv2d_max_pool2d, functional.conv2d_max_pool2d_backward
+    fused, fused_backward = functional.conv2d_relu_max_pool2d, functional.conv2d_relu_max_pool2d_backward
     try:
         expected, expected_indices = npconv.max_pool2d(z, *pool.arguments, return_indices=True)
     except ValueError:
-        with pytest.raises(ValueError, match="conv2d_max_pool2d: the window spans"):
+        with pytest.raises(ValueError, match="conv2d_relu_max_pool2d: the window spans"):
             fused(x, weight, bias, *case.arguments, **options)
         return
     y, indices = fused(x, weight, bias, *case.arguments, **options)
+    expected[expected_indices == -1] = 0  # windows without a pixel
     assert y.tobytes() == expected.tobytes()
-    np.testing.assert_array_equal(indices, expected_indices)
+    np.testing.assert_array_equal(indices, np.where(y <= 0, -1, expected_indices))
     dy = np.random.default_rng(seed).standard_normal(y.shape).astype(dtype)
-    dz = npconv.max_pool2d_backward(dy, indices, z.shape)
+    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, expected_indices, z.shape), z)
     _, dweight, dbias = npconv.conv2d_backward(dz, x, weight, *case.arguments, needs=(False, True, True))
     actual = fused_backward(dy, indices, x, weight, *case.arguments, **options)
     assert actual[0].tobytes() == dweight.tobytes()
     assert actual[1].tobytes() == dbias.tobytes()
-    plain = reference.conv2d_max_pool2d_backward(dy, indices, case.x, case.weight, *case.arguments, **options)
+    plain = reference.conv2d_relu_max_pool2d_backward(dy, indices, case.x, case.weight, *case.arguments, **options)
     for a, e in zip(actual, plain, strict=True):
         assert_close(a, e, dz[:, 0].size)
 
 
-def test_convolution_and_pooling_in_one_on_any_number_of_threads(rng: np.random.Generator) -> None:
+def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(rng: np.random.Generator) -> None:
     x, weight = rng.standard_normal((40, 1, 28, 28)), rng.standard_normal((30, 1, 5, 5))
     results = []
     for count in (1, 2, 3, 7):
         with npconv.threads(count):
-            y, indices = functional.conv2d_max_pool2d(x, weight, kernel_size=2)
-            gradients = functional.conv2d_max_pool2d_backward(np.sin(y), indices, x, weight, kernel_size=2)
+            y, indices = functional.conv2d_relu_max_pool2d(x, weight, kernel_size=2)
+            gradients = functional.conv2d_relu_max_pool2d_backward(np.sin(y), indices, x, weight, kernel_size=2)
             results.append((y, indices, *gradients))
     for other in results[1:]:
         for first, a in zip(results[0], other, strict=True):

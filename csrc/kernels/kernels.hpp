@@ -52,12 +52,13 @@ struct TypedKernels {
     void (*copy_rows)(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst,
                       index_t ld_dst);
 
-    /// For each j < n: y[j] = the first largest (or last NaN) of taps[t][j * stride], stride 1 or 2 (the index of the
-    /// table), and index[j] = base + j*step + code[t] of that tap; where every tap is minus infinity, of the window's
-    /// first pixel, first[j] (code[0] if `first` is null). `index` may be null. Whole vectors are read, and written up
-    /// to y_end.
-    void (*max_pool_row[3])(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first,
-                            index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index);
+    /// For each j < n: y[j] = the first largest (or last NaN) of x[offset[t] + j*stride], stride 1 or 2 (the index of
+    /// the table), and index[j] = base + j*step + code[t] of that tap; where every tap is minus infinity, of the
+    /// window's first pixel, first[j] (code[0] if `first` is null). With `relu`, y[j] = 0 and index[j] = -1 unless y[j]
+    /// > 0. `index` may be null. Whole vectors are read, and written up to y_end.
+    void (*max_pool_row[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
+                            const std::int32_t* first, index_t n, T* y, const T* y_end, index_t base, index_t step,
+                            index_t* index, bool relu);
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);

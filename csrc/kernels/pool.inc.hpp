@@ -7,8 +7,8 @@ namespace npconv {
 namespace {
 
 template <class T, int Bytes, int Stride>
-void max_pool_row(int count, const T* const* taps, const std::int32_t* code, const std::int32_t* first, index_t n, T* y,
-                  const T* y_end, index_t base, index_t step, index_t* index) {
+void max_pool_row(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
+                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index, bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -30,13 +30,18 @@ void max_pool_row(int count, const T* const* taps, const std::int32_t* code, con
             where = __builtin_convertvector(start, IntVector);
         }
         for (int t = 0; t < count; ++t) {
-            const T* const tap = taps[t] + Stride * j;
+            const T* const tap = x + offset[t] + Stride * j;
             const Vector v = Stride == 1 ? S::load(tap) : S::even(S::load(tap), S::load(tap + lanes));
             // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over, so
             // the last one stays.
             const IntVector take = (v > best) | (v != v);
             best = take ? v : best;
             where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
+        }
+        IntVector cut = {};
+        if (relu) {
+            cut = best <= 0;
+            best = cut ? Vector{} : best;
         }
         const index_t count_here = n - j < lanes ? n - j : lanes;
         if (whole) {
@@ -45,12 +50,13 @@ void max_pool_row(int count, const T* const* taps, const std::int32_t* code, con
             S::store_part(y + j, best, count_here);
         }
         if (index) {
-            const IndexVector result = ramp + j * step + __builtin_convertvector(where, IndexVector);
+            IndexVector at = ramp + j * step + __builtin_convertvector(where, IndexVector);
+            at |= __builtin_convertvector(cut, IndexVector);  // a lane that is cut holds -1, all ones
             const auto bytes = static_cast<std::size_t>(count_here) * sizeof(index_t);
             if (whole) {
-                __builtin_memcpy(index + j, &result, sizeof result);
+                __builtin_memcpy(index + j, &at, sizeof at);
             } else {
-                __builtin_memcpy(index + j, &result, bytes);
+                __builtin_memcpy(index + j, &at, bytes);
             }
         }
     }

@@ -36,7 +36,7 @@ def max_pool2d(
     /,
 ) -> tuple[_Array, Any]: ...
 def max_pool2d_backward(dy: _Array, indices: _Array, input_size: tuple[int, ...], /) -> _Array: ...
-def conv2d_max_pool2d(
+def conv2d_relu_max_pool2d(
     x: _Array,
     weight: _Array,
     bias: _Array | None,
@@ -48,7 +48,7 @@ def conv2d_max_pool2d(
     ceil_mode: bool,
     /,
 ) -> tuple[_Array, _Array]: ...
-def conv2d_max_pool2d_backward(
+def conv2d_relu_max_pool2d_backward(
     dy: _Array,
     indices: _Array,
     x: _Array,

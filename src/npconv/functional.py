@@ -25,8 +25,8 @@ __all__ = [
     "col2im",
     "conv2d",
     "conv2d_backward",
-    "conv2d_max_pool2d",
-    "conv2d_max_pool2d_backward",
+    "conv2d_relu_max_pool2d",
+    "conv2d_relu_max_pool2d_backward",
     "conv_output_size",
     "im2col",
     "max_pool2d",
@@ -506,10 +506,10 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
     return _finish(dx, result_dtype, single)
 
 
-# ---- convolution and the pooling behind it ----
+# ---- convolution, ReLU and max pooling in one ----
 
 
-def conv2d_max_pool2d(
+def conv2d_relu_max_pool2d(
     x: ArrayLike,
     weight: ArrayLike,
     bias: ArrayLike | None = None,
@@ -524,7 +524,7 @@ def conv2d_max_pool2d(
     pool_dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
-    """Max pooling of a convolution, a few images at a time, so that what is between them stays in the cache.
+    """Max pooling of ReLU of a convolution, a few images at a time: what is between them stays in the cache.
 
     Parameters
     ----------
@@ -537,20 +537,21 @@ def conv2d_max_pool2d(
     Returns
     -------
     (y, indices) : ndarrays, shape (N, K, PH, PW)
-        Bitwise what ``max_pool2d(conv2d(x, ...), ..., return_indices=True)`` returns.
+        y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. Indices are those
+        of `max_pool2d`, but -1 where y is 0: there ReLU lets no gradient through.
 
     Raises
     ------
     TypeError, ValueError
         As `conv2d` and `max_pool2d`.
     """
-    op = "conv2d_max_pool2d"
+    op = "conv2d_relu_max_pool2d"
     x, weight = np.asarray(x), np.asarray(weight)
     dtype, result_dtype = _dtypes(op, x=x, weight=weight)
     _axes(op, "x", x, "(N, C, H, W)", 4)
     _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
     stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    y, indices = _core.conv2d_max_pool2d(
+    y, indices = _core.conv2d_relu_max_pool2d(
         _cast(op, "x", x, dtype),
         _cast(op, "weight", weight, dtype),
         None if bias is None else _cast(op, "bias", bias, dtype),
@@ -564,7 +565,7 @@ def conv2d_max_pool2d(
     return _finish(y, result_dtype, False), indices
 
 
-def conv2d_max_pool2d_backward(
+def conv2d_relu_max_pool2d_backward(
     dy: ArrayLike,
     indices: ArrayLike,
     x: ArrayLike,
@@ -580,33 +581,33 @@ def conv2d_max_pool2d_backward(
     pool_dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
-    """Gradients of `conv2d_max_pool2d` for the filters: those of a first layer, which has no use for dx.
+    """Gradients of `conv2d_relu_max_pool2d` for the filters: those of a first layer, which has no use for dx.
 
     Parameters
     ----------
     dy, indices : array_like, shape (N, K, PH, PW)
         The gradient of the pooled result, and the indices that came with it.
     x, weight, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
-        As given to `conv2d_max_pool2d`.
+        As given to `conv2d_relu_max_pool2d`.
 
     Returns
     -------
     (dweight, dbias) : ndarrays of the shapes of weight, and (K,)
-        Bitwise what `max_pool2d_backward` and `conv2d_backward` return one after the other.
+        Bitwise what `max_pool2d_backward`, `relu_backward` and `conv2d_backward` return one after the other.
 
     Raises
     ------
     TypeError, ValueError
-        As `conv2d_max_pool2d`; also if dy or indices do not have the shape of its result.
+        As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.
     """
-    op = "conv2d_max_pool2d_backward"
+    op = "conv2d_relu_max_pool2d_backward"
     x, weight, dy, indices = np.asarray(x), np.asarray(weight), np.asarray(dy), np.asarray(indices)
     dtype, result_dtype = _dtypes(op, x=x, weight=weight)
     _axes(op, "x", x, "(N, C, H, W)", 4)
     _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
     _integers(op, "indices", indices)
     stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    dweight, dbias = _core.conv2d_max_pool2d_backward(
+    dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
         _cast(op, "dy", dy, dtype),
         _cast(op, "indices", indices, np.dtype(np.int64)),
         _cast(op, "x", x, dtype),

@@ -124,7 +124,7 @@ class _ConvNet:
         while rest:
             if [type(layer) for layer in rest[:3]] == [L.Convolution, L.Relu, L.Pooling]:
                 conv, relu, pool, *rest = rest
-                order += [_ConvolutionPooling(conv, pool), relu]
+                order.append(_ConvReluPool(conv, relu, pool))
             else:
                 first, *rest = rest
                 order.append(first)
@@ -210,12 +210,15 @@ class _ConvNet:
             layer.W, layer.b = self.params[f"W{i}"], self.params[f"b{i}"]
 
 
-class _ConvolutionPooling:
-    """A convolution and the max pooling of its result, run as one; the state stays in the two layers."""
+class _ConvReluPool:
+    """A convolution, its ReLU and their max pooling, run as one; the state stays in the three layers.
 
-    def __init__(self, conv: L.Convolution, pool: L.Pooling) -> None:
-        self.conv, self.pool = conv, pool
-        self.arguments = conv.stride, conv.pad, conv.dilation, conv.groups
+    ReLU's is that of the pooled image: what is zero behind the pooling.
+    """
+
+    def __init__(self, conv: L.Convolution, relu: L.Relu, pool: L.Pooling) -> None:
+        self.conv, self.relu, self.pool = conv, relu, pool
+        self.arguments: tuple[Any, ...] = conv.stride, conv.pad, conv.dilation, conv.groups
         self.options: dict[str, Any] = {
             "kernel_size": (pool.pool_h, pool.pool_w),
             "pool_stride": pool.stride,
@@ -227,7 +230,8 @@ class _ConvolutionPooling:
     def forward(self, x: Array) -> Array:
         conv, pool = self.conv, self.pool
         conv.x = x
-        y, pool.indices = L.F.conv2d_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
+        y, pool.indices = L.F.conv2d_relu_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
+        self.relu.y = y
         return y
 
     def backward(self, dout: Array) -> Array | None:
@@ -235,7 +239,7 @@ class _ConvolutionPooling:
         assert conv.x is not None
         assert pool.indices is not None
         if not conv.needs_dx:
-            conv.dW, conv.db = L.F.conv2d_max_pool2d_backward(
+            conv.dW, conv.db = L.F.conv2d_relu_max_pool2d_backward(
                 dout, pool.indices, conv.x, conv.W, *self.arguments, **self.options
             )
             return None
@@ -243,7 +247,7 @@ class _ConvolutionPooling:
         sizes = zip(conv.x.shape[2:], conv.W.shape[2:], strict=True)
         size = [F.conv_output_size(n, k, stride, pad, dilation) for n, k in sizes]
         pool.input_shape = (*dout.shape[:2], *size)
-        return conv.backward(pool.backward(dout))
+        return conv.backward(pool.backward(dout))  # the indices know what ReLU cut
 
 
 class SimpleConvNet(_ConvNet):

@@ -209,7 +209,7 @@ def max_pool2d_backward(dy: Array, indices: Array, input_shape: Any) -> Array:
     return result
 
 
-def conv2d_max_pool2d(
+def conv2d_relu_max_pool2d(
     x: Array,
     weight: Array,
     bias: Array | None = None,
@@ -224,12 +224,13 @@ def conv2d_max_pool2d(
     pool_dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Any:
-    """Convolution, then max pooling."""
-    z = conv2d(x, weight, bias, stride, padding, dilation, groups)
-    return max_pool2d(z, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode, return_indices=True)
+    """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
+    z = relu(conv2d(x, weight, bias, stride, padding, dilation, groups))
+    y, indices = max_pool2d(z, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode, return_indices=True)
+    return np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices)
 
 
-def conv2d_max_pool2d_backward(
+def conv2d_relu_max_pool2d_backward(
     dy: Array,
     indices: Array,
     x: Array,
@@ -245,7 +246,7 @@ def conv2d_max_pool2d_backward(
     pool_dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> Any:
-    """Back through the pooling, then to the filters."""
+    """Back through pooling and ReLU, then to the filters."""
     pads, spread, steps = _padding(padding, weight.shape[2:], _pair(dilation)), _pair(dilation), _pair(stride)
     size = [
         (n + sum(pad) - d * (k - 1) - 1) // s + 1

@@ -203,8 +203,7 @@ std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pa
 }
 
 py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pair2 input_size) {
-    const index_t* const pindices = borrow<index_t>(indices, "indices", 4);
-    if (dy.ndim() != 4) throw py::type_error("npconv._core: dy must have 4 axes");
+    if (dy.ndim() != 4 || indices.ndim() != 4) throw py::type_error("npconv._core: dy and indices must have 4 axes");
     for (int axis = 0; axis < 4; ++axis) {
         require(dy.shape(axis) == indices.shape(axis), "max_pool2d_backward", "dy and indices differ in shape");
     }
@@ -216,8 +215,15 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
         const T* const pdy = borrow<T>(dy, "dy", 4);
         auto dx = result<T>({dy.shape(0), dy.shape(1), input_size[0], input_size[1]});
         T* const pdx = dx.mutable_data();
-        py::gil_scoped_release nogil;
-        max_pool2d_backward(planes, input_size[0] * input_size[1], windows, pdy, pindices, pdx);
+        const auto run = [&](const auto* pindices) {
+            py::gil_scoped_release nogil;
+            max_pool2d_backward(planes, input_size[0] * input_size[1], windows, pdy, pindices, pdx);
+        };
+        if (py::isinstance<py::array_t<std::int32_t>>(indices)) {
+            run(borrow<std::int32_t>(indices, "indices", 4));
+        } else {
+            run(borrow<index_t>(indices, "indices", 4));
+        }
         return dx;
     });
 }
@@ -236,15 +242,16 @@ py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, co
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p = pool_shape(op, s, pool, ceil_mode);
     require_bias(op, s, bias);
+    require(s.oh * s.ow < max_extent, op, "the convolution has 2**31 pixels or more; use conv2d, relu and max_pool2d");
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);
         const T* const pw = borrow<T>(weight, "weight", 4);
         const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
         auto y = result<T>({p.n, p.c, p.oh, p.ow});
-        auto indices = result<index_t>({p.n, p.c, p.oh, p.ow});
+        auto indices = result<std::int32_t>({p.n, p.c, p.oh, p.ow});
         T* const py = y.mutable_data();
-        index_t* const pi = indices.mutable_data();
+        std::int32_t* const pi = indices.mutable_data();
         {
             py::gil_scoped_release nogil;
             conv2d_relu_max_pool2d_forward(s, p, px, pw, pb, py, pi);
@@ -267,7 +274,7 @@ py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& 
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);
-        const index_t* const pi = borrow<index_t>(indices, "indices", 4);
+        const std::int32_t* const pi = borrow<std::int32_t>(indices, "indices", 4);
         const T* const px = borrow<T>(x, "x", 4);
         borrow<T>(weight, "weight", 4);
         auto dweight = result<T>({s.k, s.cg(), s.kh, s.kw});

@@ -414,7 +414,7 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
 
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
-                                    const T* bias, T* y, index_t* indices) {
+                                    const T* bias, T* y, std::int32_t* indices) {
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
@@ -439,9 +439,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                            const index_t* indices, const T* x, T* dweight, T* dbias) {
+                                            const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
     const index_t nr = kernels_of<T>().nr;
     const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
+    const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);
     // dy of the convolution is never made: each gradient goes straight to its pixel's place in the panel.
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                              T* packed) {
@@ -460,7 +461,8 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
                 }
                 // What lies outside goes behind the strip and is never read: a branch would be a coin toss.
                 const bool inside = pixel >= 0 && pixel < strip.rows * width;
-                packed[(inside ? pixel : strip.rows * width) * nr + i] += dy[window];
+                T& to = packed[(inside ? pixel : strip.rows * width) * nr + i];
+                to = overlap ? to + dy[window] : dy[window];
             }
         }
     };
@@ -473,13 +475,13 @@ template void conv2d_backward_data(const ConvShape&, const float*, const float*,
 template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*);
 template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*);
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,
-                                             const float*, float*, index_t*);
-template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*, const index_t*,
-                                                     const float*, float*, float*);
+                                             const float*, float*, std::int32_t*);
+template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*,
+                                                     const std::int32_t*, const float*, float*, float*);
 template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*);
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*,
-                                             const double*, double*, index_t*);
-template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*, const index_t*,
-                                                     const double*, double*, double*);
+                                             const double*, double*, std::int32_t*);
+template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*,
+                                                     const std::int32_t*, const double*, double*, double*);
 
 }  // namespace npconv

@@ -22,11 +22,11 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
 /// where ReLU lets no gradient through.
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
-                                    const T* bias, T* y, index_t* indices);
+                                    const T* bias, T* y, std::int32_t* indices);
 
 /// dweight and dbias from the gradient of that result; the same bits as step by step.
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                            const index_t* indices, const T* x, T* dweight, T* dbias);
+                                            const std::int32_t* indices, const T* x, T* dweight, T* dbias);
 
 }  // namespace npconv

@@ -41,8 +41,8 @@ void first_offsets(const PoolShape& s, index_t oy, index_t col_begin, index_t n,
 
 }  // namespace
 
-template <class T>
-void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices, bool relu) {
+template <class T, class Index>
+void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bool relu) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     // Every plane is an image of one channel; the slab pads it with minus infinity.
     const Axis v(s.h, s.oh, s.stride.h, window_taps(s.kernel.h, s.dilation.h, s.pad.h));
@@ -99,18 +99,25 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices, 
                     const index_t* const offsets = in_place ? plane_offsets.data() : slab_offsets.data();
                     if (indices && padded) first_offsets(s, oy, col, n, first.data());
                     const index_t out = (strip.image * s.oh + oy) * s.ow + col;
+                    index_t* at = nullptr;
+                    std::int32_t* short_at = nullptr;
+                    if constexpr (sizeof(Index) == sizeof(index_t)) {
+                        at = indices ? indices + out : nullptr;
+                    } else {
+                        short_at = indices ? indices + out : nullptr;
+                    }
                     const auto max_pool_row = kernel.max_pool_row[in_place ? s.stride.w : 1];
                     max_pool_row(taps, source, offsets, codes.data(), padded ? first.data() : nullptr, n, y + out,
                                  col_blocks == 1 ? task_end : y + out + n, start - s.pad.h * s.w - s.pad.w, s.stride.w,
-                                 indices ? indices + out : nullptr, relu);
+                                 at, short_at, relu);
                 }
             }
         }
     });
 }
 
-template <class T>
-void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+template <class T, class Index>
+void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const Index* indices,
                          T* dx) {
     parallel_for_range(
         planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
@@ -132,8 +139,12 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
 }
 
 template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*, bool);
+template void max_pool2d_forward(const PoolShape&, const float*, float*, std::int32_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);
+template void max_pool2d_forward(const PoolShape&, const double*, double*, std::int32_t*, bool);
 template void max_pool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
+template void max_pool2d_backward(index_t, index_t, index_t, const float*, const std::int32_t*, float*);
 template void max_pool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
+template void max_pool2d_backward(index_t, index_t, index_t, const double*, const std::int32_t*, double*);
 
 }  // namespace npconv

@@ -8,13 +8,13 @@ namespace npconv {
 /// y (n, c, oh, ow) and, unless `indices` is null, where in its h*w plane each maximum lies. A window that holds no
 /// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1. With `relu`, a maximum
 /// that is not positive becomes 0, and its index -1: max pooling of ReLU of x.
-template <class T>
-void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices, bool relu = false);
+/// `Index` is index_t, or std::int32_t where a plane has fewer than 2**31 pixels.
+template <class T, class Index>
+void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, Index* indices, bool relu = false);
 
 /// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
 /// lies outside its plane.
-template <class T>
-void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
-                         T* dx);
+template <class T, class Index>
+void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const Index* indices, T* dx);
 
 }  // namespace npconv

@@ -132,6 +132,7 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
     y, indices = fused(x, weight, bias, *case.arguments, **options)
     expected[expected_indices == -1] = 0  # windows without a pixel
     assert y.tobytes() == expected.tobytes()
+    assert indices.dtype == np.int32
     np.testing.assert_array_equal(indices, np.where(y <= 0, -1, expected_indices))
     dy = np.random.default_rng(seed).standard_normal(y.shape).astype(dtype)
     dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, expected_indices, z.shape), z)

@@ -58,7 +58,7 @@ struct TypedKernels {
     /// > 0. `index` may be null. Whole vectors are read, and written up to y_end.
     void (*max_pool_row[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
                             const std::int32_t* first, index_t n, T* y, const T* y_end, index_t base, index_t step,
-                            index_t* index, bool relu);
+                            index_t* index, std::int32_t* short_index, bool relu);
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);

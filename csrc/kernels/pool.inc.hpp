@@ -6,9 +6,19 @@
 namespace npconv {
 namespace {
 
+template <class Vector, class Index>
+inline void store_indices(const Vector& at, Index* index, index_t n) {
+    if (n * sizeof(Index) == sizeof at) {
+        __builtin_memcpy(index, &at, sizeof at);
+    } else {
+        __builtin_memcpy(index, &at, static_cast<std::size_t>(n) * sizeof(Index));
+    }
+}
+
 template <class T, int Bytes, int Stride>
 void max_pool_row(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
-                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index, bool relu) {
+                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
+                  std::int32_t* short_index, bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -18,13 +28,17 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
     using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
     using IndexVector = typename VectorOf<index_t, 8 * lanes>::type;
     IndexVector ramp;  // where the windows of a vector begin
-    for (int l = 0; l < lanes; ++l) ramp[l] = base + l * step;
+    Int32Vector short_ramp;
+    for (int l = 0; l < lanes; ++l) {
+        ramp[l] = base + l * step;
+        short_ramp[l] = static_cast<std::int32_t>(ramp[l]);
+    }
 
     for (index_t j = 0; j < n; j += lanes) {
         const bool whole = y_end - (y + j) >= lanes;
         Vector best = S::broadcast(-static_cast<T>(__builtin_inff()));
         IntVector where = IntVector{} + static_cast<Int>(code[0]);
-        if (index && first) {
+        if (first) {
             Int32Vector start;
             __builtin_memcpy(&start, first + j, sizeof start);
             where = __builtin_convertvector(start, IntVector);
@@ -49,15 +63,16 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
         } else {
             S::store_part(y + j, best, count_here);
         }
+        // A lane that is cut holds -1: all bits set.
         if (index) {
             IndexVector at = ramp + j * step + __builtin_convertvector(where, IndexVector);
-            at |= __builtin_convertvector(cut, IndexVector);  // a lane that is cut holds -1, all ones
-            const auto bytes = static_cast<std::size_t>(count_here) * sizeof(index_t);
-            if (whole) {
-                __builtin_memcpy(index + j, &at, sizeof at);
-            } else {
-                __builtin_memcpy(index + j, &at, bytes);
-            }
+            at |= __builtin_convertvector(cut, IndexVector);
+            store_indices(at, index + j, whole ? lanes : count_here);
+        } else if (short_index) {
+            Int32Vector at =
+                short_ramp + static_cast<std::int32_t>(j * step) + __builtin_convertvector(where, Int32Vector);
+            at |= __builtin_convertvector(cut, Int32Vector);
+            store_indices(at, short_index + j, whole ? lanes : count_here);
         }
     }
 }

@@ -41,6 +41,7 @@ Padding = IntOrPair | Sequence[Sequence[SupportsIndex]] | str
 Needs = tuple[bool, bool, bool]
 
 _F16, _F32, _F64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
+_I32, _I64 = np.dtype(np.int32), np.dtype(np.int64)
 _LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflows in C++
 
 
@@ -501,7 +502,9 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
     if len(shape) != (3 if single else 4) or shape[:-2] != (dy.shape[1:2] if single else dy.shape[:2]):
         raise ValueError(f"{op}: input_shape is {shape}, which does not fit dy, an array of shape {dy.shape}")
     dx = _core.max_pool2d_backward(
-        _cast(op, "dy", dy, dtype), _cast(op, "indices", indices.reshape(dy.shape), np.dtype(np.int64)), shape[-2:]
+        _cast(op, "dy", dy, dtype),
+        _cast(op, "indices", indices.reshape(dy.shape), _I32 if indices.dtype == _I32 else _I64),
+        shape[-2:],
     )
     return _finish(dx, result_dtype, single)
 
@@ -538,7 +541,7 @@ def conv2d_relu_max_pool2d(
     -------
     (y, indices) : ndarrays, shape (N, K, PH, PW)
         y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. Indices are those
-        of `max_pool2d`, but -1 where y is 0: there ReLU lets no gradient through.
+        of `max_pool2d` in int32, but -1 where y is 0: there ReLU lets no gradient through.
 
     Raises
     ------
@@ -609,7 +612,7 @@ def conv2d_relu_max_pool2d_backward(
     stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
     dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
         _cast(op, "dy", dy, dtype),
-        _cast(op, "indices", indices, np.dtype(np.int64)),
+        _cast(op, "indices", indices, _I32),
         _cast(op, "x", x, dtype),
         _cast(op, "weight", weight, dtype),
         stride,

@@ -227,7 +227,7 @@ def conv2d_relu_max_pool2d(
     """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
     z = relu(conv2d(x, weight, bias, stride, padding, dilation, groups))
     y, indices = max_pool2d(z, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode, return_indices=True)
-    return np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices)
+    return np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices).astype(np.int32)
 
 
 def conv2d_relu_max_pool2d_backward(

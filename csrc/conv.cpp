@@ -446,24 +446,35 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
     // dy of the convolution is never made: each gradient goes straight to its pixel's place in the panel.
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                              T* packed) {
-        const index_t first = strip.row * conv.ow, pixels = strip.rows * conv.ow;
+        const index_t first = strip.row * conv.ow;
         std::fill(packed, packed + strip.rows * width * nr, T(0));
         // The windows that reach into the strip: the first one ends, the last one starts there.
         const index_t begin = ceil_div(std::max<index_t>(strip.row + pool.pad.h - reach, 0), pool.stride.h);
         const index_t end = std::min((strip.row + strip.rows - 1 + pool.pad.h) / pool.stride.h + 1, pool.oh);
-        for (index_t i = 0; i < count; ++i) {
-            const index_t plane = (strip.image * conv.k + channel + i) * pool.oh * pool.ow;
-            for (index_t window = plane + begin * pool.ow; window < plane + end * pool.ow; ++window) {
-                index_t pixel = indices[window] - first;
-                if (width != conv.ow) {
-                    const index_t column = (pixel + pixels) % conv.ow - col;
-                    pixel = column >= 0 && column < width && pixel >= 0 ? pixel / conv.ow * width + column : -1;
+        const index_t end_of_strip = strip.rows * width;
+        // Where in the panel a pixel goes. What lies outside goes behind the strip and is never read: a branch would be
+        // a coin toss.
+        const auto place = [&](index_t pixel) { return pixel >= 0 && pixel < end_of_strip ? pixel : end_of_strip; };
+        const auto place_in_columns = [&](index_t pixel) {
+            const index_t column = pixel % conv.ow - col;
+            return pixel >= 0 && column >= 0 && column < width ? place(pixel / conv.ow * width + column) : end_of_strip;
+        };
+        const auto scatter = [&](const auto& where) {
+            for (index_t i = 0; i < count; ++i) {
+                const index_t windows = (end - begin) * pool.ow;
+                const index_t plane = (strip.image * conv.k + channel + i) * pool.oh * pool.ow + begin * pool.ow;
+                const T* const from = dy + plane;
+                const std::int32_t* const at = indices + plane;
+                for (index_t w = 0; w < windows; ++w) {
+                    T& to = packed[where(at[w] - first) * nr + i];
+                    to = overlap ? to + from[w] : from[w];
                 }
-                // What lies outside goes behind the strip and is never read: a branch would be a coin toss.
-                const bool inside = pixel >= 0 && pixel < strip.rows * width;
-                T& to = packed[(inside ? pixel : strip.rows * width) * nr + i];
-                to = overlap ? to + dy[window] : dy[window];
             }
+        };
+        if (width == conv.ow) {
+            scatter(place);
+        } else {
+            scatter(place_in_columns);
         }
     };
     backward_weight(conv, pack_dy, x, dweight, dbias);

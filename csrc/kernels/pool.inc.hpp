@@ -27,12 +27,9 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
     using IntVector = typename S::IntVector;
     using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
     using IndexVector = typename VectorOf<index_t, 8 * lanes>::type;
-    IndexVector ramp;  // where the windows of a vector begin
-    Int32Vector short_ramp;
-    for (int l = 0; l < lanes; ++l) {
-        ramp[l] = base + l * step;
-        short_ramp[l] = static_cast<std::int32_t>(ramp[l]);
-    }
+    Int32Vector lane = {};
+    NPCONV_UNROLL
+    for (int l = 0; l < lanes; ++l) lane[l] = l;
 
     for (index_t j = 0; j < n; j += lanes) {
         const bool whole = y_end - (y + j) >= lanes;
@@ -65,12 +62,13 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
         }
         // A lane that is cut holds -1: all bits set.
         if (index) {
-            IndexVector at = ramp + j * step + __builtin_convertvector(where, IndexVector);
+            IndexVector at = __builtin_convertvector(lane, IndexVector) * step + (base + j * step) +
+                             __builtin_convertvector(where, IndexVector);
             at |= __builtin_convertvector(cut, IndexVector);
             store_indices(at, index + j, whole ? lanes : count_here);
         } else if (short_index) {
-            Int32Vector at =
-                short_ramp + static_cast<std::int32_t>(j * step) + __builtin_convertvector(where, Int32Vector);
+            Int32Vector at = lane * static_cast<std::int32_t>(step) + static_cast<std::int32_t>(base + j * step) +
+                             __builtin_convertvector(where, Int32Vector);
             at |= __builtin_convertvector(cut, Int32Vector);
             store_indices(at, short_index + j, whole ? lanes : count_here);
         }

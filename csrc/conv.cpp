@@ -185,6 +185,8 @@ void correlate(const Correlation<T>& c) {
 
         Scratch<T> slab(slab_channels * layout.channel_stride() + nr);
         Scratch<T> packed(depth * nr + nr);
+        slab.clear();  // columns behind the end of a block are computed, too
+        packed.clear();
         Scratch<index_t> offsets(2 * depth);
         index_t* const slab_row = offsets.data();
         index_t* const packed_row = slab_row + depth;

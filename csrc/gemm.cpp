@@ -72,6 +72,7 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
     const index_t slack = max_tile_columns;  // copy_rows writes whole vectors
     Scratch<T> a_packed((block.last_row_tile - block.first_row_tile) * kernel.mr * depth + slack);
     Scratch<T> b_packed(depth * nr + slack);
+    b_packed.clear();  // columns behind the last are computed, too
     Scratch<index_t> b_row(depth);
     for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
     const auto row_begin = [&](index_t tile) { return share_begin(tile, block.row_tiles, block.m); };

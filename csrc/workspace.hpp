@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <mutex>
 #include <new>
@@ -76,7 +77,7 @@ inline BlockCache& scratch_cache() {
     return cache;
 }
 
-/// The memory behind result arrays, for all threads: what one call's result gave up, the next call's result is made of.
+/// The memory behind result arrays and large scratch, for all threads: what one call has given up, the next one takes.
 class ResultMemory {
    public:
     /// Smaller arrays are NumPy's business: its allocator keeps small blocks warm itself.
@@ -116,16 +117,28 @@ class Scratch {
     explicit Scratch(index_t count) {
         const auto n = static_cast<std::size_t>(count > 0 ? count : 1);
         if (n > std::numeric_limits<std::size_t>::max() / 2 / sizeof(T)) throw std::bad_alloc();
-        block_ = scratch_cache().take(n * sizeof(T));
+        shared_ = n * sizeof(T) >= (1u << 20);  // a thread's own cache is for small blocks
+        block_ = shared_ ? ResultMemory::instance().take(n * sizeof(T)) : scratch_cache().take(n * sizeof(T));
     }
-    ~Scratch() { scratch_cache().give_back(block_); }
+    ~Scratch() {
+        if (shared_) {
+            ResultMemory::instance().give_back(block_);
+        } else {
+            scratch_cache().give_back(block_);
+        }
+    }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
+
+    /// Fills with zeros what will be computed with but not used: left-overs of other calls can look like subnormal
+    /// numbers, with which a CPU computes a hundred times slower.
+    void clear() { std::memset(block_.data, 0, block_.bytes); }
 
     T* data() { return static_cast<T*>(block_.data); }
     T& operator[](index_t i) { return data()[i]; }
 
    private:
+    bool shared_;
     MemoryBlock block_;
 };
 

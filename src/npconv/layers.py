@@ -31,6 +31,7 @@ __all__ = [
     "Affine",
     "BatchNormalization",
     "Convolution",
+    "ConvolutionReluPooling",
     "Dropout",
     "Pooling",
     "Relu",
@@ -419,6 +420,48 @@ class Pooling:
         """Return dx (N, C, H, W): each element of `dout` added where its maximum was."""
         indices = _saved(self, self.indices)
         return F.max_pool2d_backward(dout, indices, cast("tuple[int, ...]", self.input_shape))
+
+
+class ConvolutionReluPooling:
+    """A convolution, ReLU and max pooling in a row, run as one, with the numbers of the three layers one by one.
+
+    The state stays in the three layers (ReLU's is that of the pooled images: what is zero behind the
+    pooling), so weights and gradients are found where they always are.
+    """
+
+    def __init__(self, conv: Convolution, relu: Relu, pool: Pooling) -> None:
+        self.conv, self.relu, self.pool = conv, relu, pool
+        self.arguments: tuple[Any, ...] = conv.stride, conv.pad, conv.dilation, conv.groups
+        self.options: dict[str, Any] = {
+            "kernel_size": (pool.pool_h, pool.pool_w),
+            "pool_stride": pool.stride,
+            "pool_padding": pool.pad,
+            "pool_dilation": pool.dilation,
+            "ceil_mode": pool.ceil_mode,
+        }
+
+    def forward(self, x: Array) -> Array:
+        """Return the pooled images (N, FN, OH, OW) of `x` (N, C, H, W)."""
+        conv, pool = self.conv, self.pool
+        conv.x = x
+        y, pool.indices = F.conv2d_relu_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
+        self.relu.y = y
+        return y
+
+    def backward(self, dout: Array) -> Array | None:
+        """Return dx, or None without the convolution's `needs_dx`; set its `dW` and `db`."""
+        conv, pool = self.conv, self.pool
+        x, indices = _saved(conv, conv.x), _saved(pool, pool.indices)
+        if not conv.needs_dx:
+            conv.dW, conv.db = F.conv2d_relu_max_pool2d_backward(
+                dout, indices, x, conv.W, *self.arguments, **self.options
+            )
+            return None
+        stride, pad, dilation, _ = self.arguments
+        sizes = zip(x.shape[2:], conv.W.shape[2:], strict=True)
+        size = [F.conv_output_size(n, k, stride, pad, dilation) for n, k in sizes]
+        pool.input_shape = (*dout.shape[:2], *size)
+        return conv.backward(pool.backward(dout))  # the indices know what ReLU cut
 
 
 def _saved(layer: object, value: Array | None) -> Array:

@@ -124,7 +124,7 @@ class _ConvNet:
         while rest:
             if [type(layer) for layer in rest[:3]] == [L.Convolution, L.Relu, L.Pooling]:
                 conv, relu, pool, *rest = rest
-                order.append(_ConvReluPool(conv, relu, pool))
+                order.append(L.ConvolutionReluPooling(conv, relu, pool))
             else:
                 first, *rest = rest
                 order.append(first)
@@ -208,46 +208,6 @@ class _ConvNet:
             param[...] = found[name]
         for i, layer in enumerate(self._weighted, start=1):
             layer.W, layer.b = self.params[f"W{i}"], self.params[f"b{i}"]
-
-
-class _ConvReluPool:
-    """A convolution, its ReLU and their max pooling, run as one; the state stays in the three layers.
-
-    ReLU's is that of the pooled image: what is zero behind the pooling.
-    """
-
-    def __init__(self, conv: L.Convolution, relu: L.Relu, pool: L.Pooling) -> None:
-        self.conv, self.relu, self.pool = conv, relu, pool
-        self.arguments: tuple[Any, ...] = conv.stride, conv.pad, conv.dilation, conv.groups
-        self.options: dict[str, Any] = {
-            "kernel_size": (pool.pool_h, pool.pool_w),
-            "pool_stride": pool.stride,
-            "pool_padding": pool.pad,
-            "pool_dilation": pool.dilation,
-            "ceil_mode": pool.ceil_mode,
-        }
-
-    def forward(self, x: Array) -> Array:
-        conv, pool = self.conv, self.pool
-        conv.x = x
-        y, pool.indices = L.F.conv2d_relu_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
-        self.relu.y = y
-        return y
-
-    def backward(self, dout: Array) -> Array | None:
-        conv, pool = self.conv, self.pool
-        assert conv.x is not None
-        assert pool.indices is not None
-        if not conv.needs_dx:
-            conv.dW, conv.db = L.F.conv2d_relu_max_pool2d_backward(
-                dout, pool.indices, conv.x, conv.W, *self.arguments, **self.options
-            )
-            return None
-        stride, pad, dilation, _ = self.arguments
-        sizes = zip(conv.x.shape[2:], conv.W.shape[2:], strict=True)
-        size = [F.conv_output_size(n, k, stride, pad, dilation) for n, k in sizes]
-        pool.input_shape = (*dout.shape[:2], *size)
-        return conv.backward(pool.backward(dout))  # the indices know what ReLU cut
 
 
 class SimpleConvNet(_ConvNet):

@@ -30,6 +30,10 @@ using Padding4 = std::array<index_t, 4>;  // top, bottom, left, right
 
 Pair pair(const Pair2& p) { return {p[0], p[1]}; }
 
+std::string text_of_shape(const py::array& array) {
+    return py::str(py::tuple(array.attr("shape"))).cast<std::string>();
+}
+
 /// The elements of a C-contiguous array of T; TypeError if it is anything else.
 template <class T>
 const T* borrow(const py::array& array, const char* name, py::ssize_t ndim) {
@@ -80,7 +84,7 @@ ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight
 
 void require_bias(const char* op, const ConvShape& s, const std::optional<py::array>& bias) {
     require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op,
-            "bias must have one value for each of the " + text(s.k) + " output channels");
+            "bias must have shape (" + text(s.k) + ",), one value for each output channel");
 }
 
 // ---- convolution ----
@@ -96,8 +100,10 @@ py::array conv2d(const py::array& x, const py::array& weight, const std::optiona
         const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
         auto y = result<T>({s.n, s.k, s.oh, s.ow});
         T* const py = y.mutable_data();
-        py::gil_scoped_release nogil;
-        conv2d_forward(s, px, pw, pb, py);
+        {
+            py::gil_scoped_release nogil;
+            conv2d_forward(s, px, pw, pb, py);
+        }
         return y;
     });
 }
@@ -107,8 +113,8 @@ py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::arr
     const ConvShape s = conv_shape("conv2d_backward", x, weight, stride, padding, dilation, groups);
     require(dy.ndim() == 4 && dy.shape(0) == s.n && dy.shape(1) == s.k && dy.shape(2) == s.oh && dy.shape(3) == s.ow,
             "conv2d_backward",
-            "dy must have the shape of conv2d's result, (" + text(s.n) + ", " + text(s.k) + ", " + text(s.oh) + ", " +
-                text(s.ow) + ")");
+            "dy has shape " + text_of_shape(dy) + "; needed is that of conv2d's result, (" + text(s.n) + ", " +
+                text(s.k) + ", " + text(s.oh) + ", " + text(s.ow) + ")");
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);
@@ -151,8 +157,10 @@ py::array im2col_(const py::array& x, Pair2 kernel, Pair2 stride, Padding4 pad) 
         const T* const px = borrow<T>(x, "x", 4);
         auto col = result<T>({rows, columns});
         T* const pcol = col.mutable_data();
-        py::gil_scoped_release nogil;
-        im2col(s, px, pcol);
+        {
+            py::gil_scoped_release nogil;
+            im2col(s, px, pcol);
+        }
         return col;
     });
 }
@@ -169,8 +177,10 @@ py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair
         const T* const pcol = borrow<T>(col, "col", 2);
         auto x = result<T>({s.n, s.c, s.h, s.w});
         T* const px = x.mutable_data();
-        py::gil_scoped_release nogil;
-        col2im(s, pcol, px);
+        {
+            py::gil_scoped_release nogil;
+            col2im(s, pcol, px);
+        }
         return x;
     });
 }
@@ -269,7 +279,10 @@ py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& 
     for (const py::array& array : {dy, indices}) {
         require(array.ndim() == 4 && array.shape(0) == p.n && array.shape(1) == p.c && array.shape(2) == p.oh &&
                     array.shape(3) == p.ow,
-                op, "dy and indices must have the shape of conv2d_relu_max_pool2d's result");
+                op,
+                "dy has shape " + text_of_shape(dy) + " and indices " + text_of_shape(indices) +
+                    "; needed is that of conv2d_relu_max_pool2d's result, (" + text(p.n) + ", " + text(p.c) + ", " +
+                    text(p.oh) + ", " + text(p.ow) + ")");
     }
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
@@ -307,8 +320,10 @@ py::array gemm_(const py::array& a, const py::array& b, const std::optional<py::
         auto c = result<T>({m, n});
         T* const pc = c.mutable_data();
         const Matrix<T> ma{pa, a.shape(1), transpose_a}, mb{pb, b.shape(1), transpose_b};
-        py::gil_scoped_release nogil;
-        gemm(m, n, k, ma, mb, pbias, pc);
+        {
+            py::gil_scoped_release nogil;
+            gemm(m, n, k, ma, mb, pbias, pc);
+        }
         return c;
     });
 }
@@ -324,8 +339,10 @@ py::array relu(const py::array& x) {
         const T* const px = borrow<T>(x, "x", x.ndim());
         auto y = result_like<T>(x);
         T* const py = y.mutable_data();
-        py::gil_scoped_release nogil;
-        relu_forward(y.size(), px, py);
+        {
+            py::gil_scoped_release nogil;
+            relu_forward(y.size(), px, py);
+        }
         return y;
     });
 }
@@ -338,8 +355,10 @@ py::array relu_backward_(const py::array& dy, const py::array& y) {
         const T* const py = borrow<T>(y, "y", y.ndim());
         auto dx = result_like<T>(y);
         T* const pdx = dx.mutable_data();
-        py::gil_scoped_release nogil;
-        relu_backward(dx.size(), pdy, py, pdx);
+        {
+            py::gil_scoped_release nogil;
+            relu_backward(dx.size(), pdy, py, pdx);
+        }
         return dx;
     });
 }
@@ -389,9 +408,9 @@ int threads_from_environment() {
     if (!value || !*value) return 0;
     char* end = nullptr;
     const long count = std::strtol(value, &end, 10);
-    if (*end || count < 1 || count > 4096) {
+    if (*end || count < 1 || count > most_threads) {
         throw std::invalid_argument("NPCONV_NUM_THREADS is '" + std::string(value) +
-                                    "', it must be a whole number from 1 to 4096");
+                                    "', it must be a whole number from 1 to " + std::to_string(most_threads));
     }
     return static_cast<int>(count);
 }

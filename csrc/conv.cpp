@@ -17,6 +17,7 @@ namespace {
 // tile after tile of weights passes by; block_panels panels of output pixels share one slab, which stays in L2.
 constexpr index_t reduction_block = 384;
 constexpr index_t block_panels = 16;
+constexpr index_t slab_elements = 1 << 16;   // at most, of one channel, unless one output row reads more
 constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gradient sums at a time
 constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache between convolution and pooling
 
@@ -64,7 +65,8 @@ Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int
     for (index_t tile_groups = 1; tile_groups <= std::min<index_t>(tiles, threads); tile_groups *= 2) {
         const auto tiles_here = static_cast<double>(ceil_div(tiles, tile_groups));
         for (index_t panels = 1; panels <= block_panels; ++panels) {
-            const index_t block_rows = std::min(std::max<index_t>(panels * nr / width, 1), rows);
+            const index_t block_rows = std::min(
+                {std::max<index_t>(panels * nr / width, 1), rows, rows_within(c.v, c.h, width, slab_elements)});
             const index_t row_blocks = ceil_div(rows, block_rows), slab_width = width + c.h.reach;
             const index_t rounds = ceil_div(row_blocks * col_blocks * c.groups * tile_groups, threads);
             const auto fill = 8 * static_cast<double>((block_rows + c.v.reach) * slab_width) / (nr * taps);
@@ -81,6 +83,12 @@ Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int
         }
     }
     return cut;
+}
+
+/// The elements of a slab of several channels.
+index_t slab_size(const SlabLayout& layout, index_t channels) {
+    if (channels > (index_t(1) << 58) / std::max<index_t>(layout.channel_stride(), 1)) throw std::bad_alloc();
+    return channels * layout.channel_stride();
 }
 
 /// Weights in the micro-kernel's order, tile by tile: [reduction][rows of the tile]. Tiles share the output channels
@@ -183,7 +191,7 @@ void correlate(const Correlation<T>& c) {
         const index_t col = block_index % cut.col_blocks * cut.block_width;
         const Block block{row, std::min(row + cut.block_rows, rows), col, std::min(col + cut.block_width, c.h.out)};
 
-        Scratch<T> slab(slab_channels * layout.channel_stride() + nr);
+        Scratch<T> slab(slab_size(layout, slab_channels) + nr);
         Scratch<T> packed(depth * nr + nr);
         slab.clear();  // columns behind the end of a block are computed, too
         packed.clear();
@@ -286,7 +294,9 @@ void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* d
     // The pixels are cut into blocks, and the blocks into `splits` runs that are summed apart and then added in
     // order. All this depends on the shape alone, or the sums would depend on the number of threads.
     const index_t width = std::min(s.ow, weight_grad_pixels), col_blocks = ceil_div(s.ow, width);
-    const index_t rows = s.n * s.oh, block_rows = std::max<index_t>(weight_grad_pixels / width, 1);
+    const index_t rows = s.n * s.oh;
+    const index_t block_rows = std::clamp<index_t>(
+        std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
     const index_t most_partials = std::max<index_t>(1 << 20, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
     const index_t splits = std::clamp<index_t>(std::min(most_partials, blocks), 1, 64);
@@ -312,7 +322,7 @@ void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* d
         std::fill(sums, sums + chunk_rows * ld, T(0));
 
         // Where the bias' row of ones lies: behind the slab and what fill() may write behind it.
-        const index_t ones = channels * layout.channel_stride() + max_tile_columns;
+        const index_t ones = slab_size(layout, channels) + max_tile_columns;
         Scratch<T> slab(ones + layout.channel_stride());
         if (with_bias) std::fill(slab.data() + ones, slab.data() + ones + layout.channel_stride(), T(1));
         std::vector<index_t> in_row;

@@ -4,6 +4,7 @@
 #include "parallel.hpp"
 
 namespace npconv {
+
 template <class T>
 void relu_forward(index_t n, const T* x, T* y) {
     parallel_for_range(n, element_ns, [&](index_t begin, index_t end) {

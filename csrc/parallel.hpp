@@ -51,9 +51,12 @@ inline int get_num_threads() {
     return state.forked ? 1 : state.count.load();
 }
 
+constexpr int most_threads = 4096;
+
 inline void set_num_threads(int count) {
-    if (count < 1) {
-        throw std::invalid_argument("set_num_threads: n is " + std::to_string(count) + ", it must be at least 1");
+    if (count < 1 || count > most_threads) {
+        throw std::invalid_argument("set_num_threads: n is " + std::to_string(count) + ", it must be from 1 to " +
+                                    std::to_string(most_threads));
     }
 #ifdef _OPENMP
     thread_state().count = count;

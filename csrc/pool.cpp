@@ -12,8 +12,9 @@
 namespace npconv {
 namespace {
 
-constexpr index_t block_windows = 1024;   // whose pixels stay in the L1 cache
-constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
+constexpr index_t block_windows = 1024;     // whose pixels stay in the L1 cache
+constexpr index_t slab_elements = 1 << 16;  // at most, unless one output row reads more
+constexpr index_t task_pixels = 1 << 15;    // what a thread takes at a time
 
 std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
     std::vector<Tap> taps;
@@ -49,7 +50,8 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
     const Axis h(s.w, s.ow, s.stride.w, window_taps(s.kernel.w, s.dilation.w, s.pad.w));
     const index_t planes = s.n * s.c, rows = planes * s.oh;
     const index_t width = std::min(s.ow, block_windows), col_blocks = ceil_div(s.ow, width);
-    const index_t block_rows = std::max<index_t>(block_windows / width, 1);
+    const index_t block_rows = std::clamp<index_t>(
+        std::min(block_windows / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const SlabLayout layout(v, h, block_rows, width);
     std::vector<index_t> slab_offsets, plane_offsets;  // of the taps, in a slab and in a plane of x
     std::vector<std::int32_t> codes;                   // a tap's pixel, counted from the window's start

@@ -53,12 +53,11 @@ inline void require_at_least(const char* op, const char* name, Pair value, index
 /// With `ceil_mode` the last window must still start inside the input or the padding in front of it.
 inline index_t output_size(index_t size, index_t kernel, index_t stride, index_t pad_before, index_t pad_after,
                            index_t dilation, bool ceil_mode = false) {
-    const index_t free = size + pad_before + pad_after - dilation * (kernel - 1) - 1;
+    // The pixels beyond the first window; with ceil_mode, as if there were enough for one more step, but for one pixel.
+    const index_t free = size + pad_before + pad_after - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
     if (free < 0) return 0;
-    if (!ceil_mode) return free / stride + 1;
-    index_t windows = (free + stride - 1) / stride + 1;
-    if ((windows - 1) * stride >= size + pad_before) --windows;
-    return windows;
+    const index_t windows = free / stride + 1;
+    return ceil_mode && (windows - 1) * stride >= size + pad_before ? windows - 1 : windows;
 }
 
 inline void require_output(const char* op, Pair input, Pair kernel, Pair dilation, const Padding& pad, Pair output) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <new>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -76,14 +77,24 @@ inline void cut_into_strips(const Block& block, index_t rows_per_image, std::vec
     }
 }
 
+/// How many output rows of `width` pixels, at least one, read at most `elements` of a slab.
+inline index_t rows_within(const Axis& v, const Axis& h, index_t width, index_t elements) {
+    const auto phases = static_cast<index_t>(v.phases.size() * h.phases.size());
+    return std::max<index_t>(elements / (width + h.reach) / std::max<index_t>(phases, 1) - v.reach, 1);
+}
+
 /// The slab's geometry, the same for every thread: planes of `rows` x `width` pixels, one per channel and phase.
 class SlabLayout {
    public:
     SlabLayout(const Axis& vertical, const Axis& horizontal, index_t block_rows, index_t block_width)
         : v_(vertical), h_(horizontal), width_(block_width + h_.reach) {
         const index_t strips = (block_rows + v_.out - 2) / v_.out + 1;  // a block may begin inside an image
-        plane_ = (block_rows + strips * v_.reach) * width_;
-        channel_stride_ = plane_ * static_cast<index_t>(v_.phases.size() * h_.phases.size());
+        const auto phases = static_cast<index_t>(v_.phases.size() * h_.phases.size());
+        const index_t rows = block_rows + strips * v_.reach;
+        constexpr index_t most = index_t(1) << 48;  // elements; no memory is that large, and nothing overflows below
+        if (rows > most / width_ || rows * width_ > most / std::max<index_t>(phases, 1)) throw std::bad_alloc();
+        plane_ = rows * width_;
+        channel_stride_ = plane_ * phases;
     }
 
     index_t width() const { return width_; }

@@ -10,6 +10,10 @@
 
 #include "kernels/kernels.hpp"
 
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
 namespace npconv {
 
 /// A piece of memory, aligned to a cache line (which is also the widest vector).
@@ -47,6 +51,10 @@ class BlockCache {
     }
 
     void give_back(MemoryBlock block) {
+        if (block.bytes > most_bytes_) {
+            std::free(block.data);
+            return;
+        }
         blocks_.push_back(block);
         kept_bytes_ += block.bytes;
         // The oldest go first: their sizes are the least likely to be asked for again.
@@ -84,7 +92,15 @@ class ResultMemory {
     static constexpr std::size_t least_bytes = 64 << 10;
 
     static ResultMemory& instance() {
-        static ResultMemory* memory = new ResultMemory;  // never destroyed: arrays may outlive everything else
+        // Never destroyed: arrays may outlive everything else.
+        static ResultMemory* memory = [] {
+#ifndef _WIN32
+            // A child that is forked while another thread holds the lock would wait for it forever.
+            pthread_atfork([] { instance().mutex_.lock(); }, [] { instance().mutex_.unlock(); },
+                           [] { instance().mutex_.unlock(); });
+#endif
+            return new ResultMemory;
+        }();
         return *memory;
     }
 

@@ -13,6 +13,7 @@ import npconv
 
 X, W, B = np.ones((2, 4, 8, 8), np.float32), np.ones((6, 4, 3, 3), np.float32), np.ones(6, np.float32)
 Y = np.ones((2, 6, 6, 6), np.float32)
+D = 2**28 - 1
 
 
 def unaligned(a: np.ndarray) -> np.ndarray:
@@ -122,6 +123,13 @@ def test_float16_is_computed_in_float32(rng: np.random.Generator) -> None:
     assert npconv.relu(x).dtype == np.float16
 
 
+def test_numpy_numbers_are_ints_too() -> None:
+    assert (
+        npconv.conv2d(X, W, stride=np.int64(2)).shape == npconv.conv2d(X, W, stride=np.array(2)).shape == (2, 6, 3, 3)
+    )
+    assert npconv.conv2d(X, W, stride=np.array([1, 2])).shape == (2, 6, 6, 3)
+
+
 def test_lists_are_arrays_too() -> None:
     assert npconv.conv2d([[[[1.0, 2.0]]]], [[[[3.0]]]]).tolist() == [[[[3.0, 6.0]]]]
 
@@ -147,8 +155,8 @@ def test_lists_are_arrays_too() -> None:
         # shapes
         (lambda: npconv.conv2d(X[0, 0], W), ValueError, r"conv2d: x has shape \(8, 8\); needed is \(N, C, H, W\)"),
         (lambda: npconv.conv2d(X, W[0]), ValueError, r"conv2d: weight has shape \(4, 3, 3\)"),
-        (lambda: npconv.conv2d(X, W, B[:5]), ValueError, "conv2d: bias must have one value for each of the 6"),
-        (lambda: npconv.conv2d(X, W, 3.0), ValueError, "conv2d: bias must have one value"),
+        (lambda: npconv.conv2d(X, W, B[:5]), ValueError, r"conv2d: bias must have shape \(6,\)"),
+        (lambda: npconv.conv2d(X, W, 3.0), ValueError, "conv2d: bias must have shape"),
         (
             lambda: npconv.conv2d(X, W[:, :3]),
             ValueError,
@@ -161,7 +169,11 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.conv2d(X, W[:0]), ValueError, "conv2d: weight has no channels"),
         (lambda: npconv.conv2d(X, W[:, :, :0]), ValueError, "conv2d: the kernel size is"),
         (lambda: npconv.conv2d(X[:, :, :2], W), ValueError, r"conv2d: the window spans \(3, 3\), more than the padded"),
-        (lambda: npconv.conv2d_backward(Y[:, :5], X, W), ValueError, "conv2d_backward: dy must have the shape"),
+        (
+            lambda: npconv.conv2d_backward(Y[:, :5], X, W),
+            ValueError,
+            r"conv2d_backward: dy has shape \(2, 5, 6, 6\); needed",
+        ),
         (lambda: npconv.conv2d_backward(Y[0], X, W), ValueError, "conv2d_backward: of x and dy one is a single image"),
         (lambda: npconv.conv2d_backward(Y, X, W, needs=(True, True)), ValueError, "conv2d_backward: needs is"),
         (lambda: npconv.max_pool2d(X[:, :0], 2), ValueError, "max_pool2d: x has no channels"),
@@ -188,7 +200,10 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.conv2d(X, W, 0, padding="same", stride=2), ValueError, "padding='same' needs stride 1"),
         (lambda: npconv.conv2d(X, W, padding_mode="mirror"), ValueError, "conv2d: padding_mode is 'mirror'"),
         (lambda: npconv.conv2d(X, W, algorithm="fft"), ValueError, "conv2d: algorithm is 'fft'"),
-        (lambda: npconv.conv_output_size(5, 3, 0), ValueError, "conv_output_size: stride"),
+        (lambda: npconv.conv_output_size(5, 3, 0), ValueError, "conv_output_size: stride is 0; it must be at least 1"),
+        (lambda: npconv.conv_output_size(0, 3), ValueError, "conv_output_size: input_size is 0"),
+        (lambda: npconv.im2col(X, 0, 3), ValueError, "im2col: filter_h is 0; it must be at least 1"),
+        (lambda: npconv.conv2d(X, W, padding=((1, 2), 3)), ValueError, r"conv2d: padding is \(\(1, 2\), 3\)"),
         (
             lambda: npconv.max_pool2d_backward(np.ones((1, 2, 2)), np.full((1, 2, 2), 99), (1, 4, 4)),
             ValueError,
@@ -221,6 +236,27 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.conv2d(X, W, dilation=2**31 - 1), ValueError, "conv2d: the window spans"),
         (lambda: npconv.conv2d(X, W, padding=2**24), MemoryError, ""),
         (lambda: npconv.max_pool2d(X, 2**31 - 1), ValueError, "max_pool2d: "),
+        (lambda: npconv.max_pool2d(X[:, :, :2, :2], 2, 1, 2**26 - 1, 2**27 - 1), MemoryError, ""),
+        (
+            lambda: npconv.conv2d_backward(
+                np.ones((1, 64, 1, 1)), np.ones((1, 1, 1, 1)), np.ones((64, 1, 2, 2)), 1, ((0, D), (0, D)), D
+            ),
+            MemoryError,
+            "",
+        ),
+        (
+            lambda: npconv.conv2d_backward(
+                np.ones((1, 1, 1, 1)),
+                np.ones((1, 1, 1, 1)),
+                np.ones((1, 1, 2, 2)),
+                1,
+                ((0, D), (0, D)),
+                D,
+                needs=(False, True, False),
+            ),
+            MemoryError,
+            "",
+        ),
         (
             lambda: npconv.max_pool2d_backward(np.ones((1, 2, 2)), np.ones((1, 2, 2), int), (1, 2**20, 2**28)),
             MemoryError,
@@ -246,7 +282,7 @@ def test_the_compiled_module_guards_its_memory() -> None:
         core.conv2d(X, W.astype(np.float64), None, one, pad, one, 1)
     with pytest.raises(TypeError, match="float32 or float64"):
         core.conv2d(X.astype(int), W, None, one, pad, one, 1)
-    with pytest.raises(ValueError, match="dy must have the shape"):
+    with pytest.raises(ValueError, match="dy has shape"):
         core.conv2d_backward(X, X, W, one, pad, one, 1, (True, True, True))
     with pytest.raises(ValueError, match="inner sizes"):
         core.gemm(np.ones((2, 3)), np.ones((4, 5)), None, False, False)

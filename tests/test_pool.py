@@ -106,6 +106,22 @@ def test_a_window_without_a_pixel() -> None:
     assert not npconv.max_pool2d_backward(np.ones_like(y), indices, (1, 1, 3)).any()
 
 
+def test_ceil_mode_counts_a_window_larger_than_the_image() -> None:
+    x = np.array([[[1.0, 2], [3, 4]]])
+    y, index = npconv.max_pool2d(x, 3, stride=2, ceil_mode=True, return_indices=True)
+    assert y.tolist() == [[[4]]]
+    assert index.tolist() == [[[3]]]
+    with pytest.raises(ValueError, match="max_pool2d: the window spans"):
+        npconv.max_pool2d(x, 3, stride=2)
+    with pytest.raises(ValueError, match="max_pool2d: the window spans"):
+        npconv.max_pool2d(x, 4, stride=2, ceil_mode=True)
+
+
+def test_a_window_as_large_as_the_image(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 3, 224, 224))
+    np.testing.assert_array_equal(npconv.max_pool2d(x, 224)[:, :, 0, 0], x.max(axis=(2, 3)))
+
+
 def test_single_image_and_empty_batch(rng: np.random.Generator) -> None:
     x = rng.standard_normal((3, 8, 8))
     y, indices = npconv.max_pool2d(x, 2, return_indices=True)

@@ -103,13 +103,15 @@ def _finish(array: Array, dtype: np.dtype[Any], single: bool) -> Array:
 # ---- the gate: numbers ----
 
 
-def _int(op: str, name: str, value: Any) -> int:
+def _int(op: str, name: str, value: Any, least: int | None = None) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{op}: {name} is {value!r}; needed is an int") from None
     if abs(number) >= _LIMIT:
         raise ValueError(f"{op}: {name} is {number}; it must be below 2**31")
+    if least is not None and number < least:
+        raise ValueError(f"{op}: {name} is {number}; it must be at least {least}")
     return number
 
 
@@ -117,7 +119,7 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
     """Return (vertical, horizontal) for an int or a pair."""
     if type(value) is int and 0 <= value < _LIMIT:
         return value, value
-    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes)):
+    if np.ndim(value) > 0 and not isinstance(value, (str, bytes)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} is {value!r}; needed is an int or a pair (vertical, horizontal)")
         return _int(op, name, value[0]), _int(op, name, value[1])
@@ -146,6 +148,8 @@ def _padding(
         total_h, total_w = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
         return total_h // 2, total_h - total_h // 2, total_w // 2, total_w - total_w // 2
     if isinstance(padding, (Sequence, np.ndarray)) and len(padding) == 2 and np.ndim(padding[0]) == 1:
+        if np.ndim(padding[1]) != 1:
+            raise ValueError(f"{op}: padding is {padding!r}; needed is ((top, bottom), (left, right))")
         top, bottom = _pair(op, "padding", padding[0])
         left, right = _pair(op, "padding", padding[1])
         return top, bottom, left, right
@@ -324,11 +328,11 @@ def conv_output_size(
     """
     op = "conv_output_size"
     return _core.conv_output_size(
-        _int(op, "input_size", input_size),
-        _int(op, "filter_size", filter_size),
-        _int(op, "stride", stride),
-        _int(op, "pad", pad),
-        _int(op, "dilation", dilation),
+        _int(op, "input_size", input_size, 1),
+        _int(op, "filter_size", filter_size, 1),
+        _int(op, "stride", stride, 1),
+        _int(op, "pad", pad, 0),
+        _int(op, "dilation", dilation, 1),
     )
 
 
@@ -362,7 +366,7 @@ def im2col(
     x = np.asarray(input_data)
     dtype, result_dtype = _dtypes(op, input_data=x)
     _axes(op, "input_data", x, "(N, C, H, W)", 4)
-    kernel = _int(op, "filter_h", filter_h), _int(op, "filter_w", filter_w)
+    kernel = _int(op, "filter_h", filter_h, 1), _int(op, "filter_w", filter_w, 1)
     pad_h, pad_w = _pair(op, "pad", pad)
     col = _core.im2col(
         _cast(op, "input_data", x, dtype), kernel, _pair(op, "stride", stride), (pad_h, pad_h, pad_w, pad_w)
@@ -399,7 +403,7 @@ def col2im(
     op = "col2im"
     col = np.asarray(col)
     dtype, result_dtype = _dtypes(op, col=col)
-    kernel = _int(op, "filter_h", filter_h), _int(op, "filter_w", filter_w)
+    kernel = _int(op, "filter_h", filter_h, 1), _int(op, "filter_w", filter_w, 1)
     pad_h, pad_w = _pair(op, "pad", pad)
     x = _core.col2im(
         _cast(op, "col", col, dtype),
@@ -489,7 +493,7 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
     TypeError
         If dy is not floating point or indices are not integers.
     ValueError
-        If the shapes do not fit together, or an index lies outside its plane.
+        If the shapes do not fit together, or an index lies outside its plane (-1 is no pixel, and is left out).
     """
     op = "max_pool2d_backward"
     dy, indices = np.asarray(dy), np.asarray(indices)
@@ -541,7 +545,8 @@ def conv2d_relu_max_pool2d(
     -------
     (y, indices) : ndarrays, shape (N, K, PH, PW)
         y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. Indices are those
-        of `max_pool2d` in int32, but -1 where y is 0: there ReLU lets no gradient through.
+        of `max_pool2d` in int32, but -1 where y is 0: there ReLU lets no gradient through. (float16 is rounded only at
+        the end.)
 
     Raises
     ------

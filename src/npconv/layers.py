@@ -440,6 +440,15 @@ class ConvolutionReluPooling:
             "ceil_mode": pool.ceil_mode,
         }
 
+    @staticmethod
+    def serves(layers: Sequence[Any]) -> bool:
+        """Whether these layers are a convolution, ReLU and max pooling without unusual options."""
+        if [type(layer) for layer in layers] != [Convolution, Relu, Pooling]:
+            return False
+        conv, _, pool = layers
+        plain = all(isinstance(value, int) for value in (conv.stride, conv.pad, conv.dilation))
+        return plain and conv.padding_mode == "zeros" and conv.algorithm == "auto" and not pool.return_indices
+
     def forward(self, x: Array) -> Array:
         """Return the pooled images (N, FN, OH, OW) of `x` (N, C, H, W)."""
         conv, pool = self.conv, self.pool
@@ -456,6 +465,8 @@ class ConvolutionReluPooling:
             conv.dW, conv.db = F.conv2d_relu_max_pool2d_backward(
                 dout, indices, x, conv.W, *self.arguments, **self.options
             )
+            if conv.b is None:
+                conv.db = None
             return None
         stride, pad, dilation, _ = self.arguments
         sizes = zip(x.shape[2:], conv.W.shape[2:], strict=True)

@@ -122,7 +122,7 @@ class _ConvNet:
         """
         rest, order = list(self.layers.values()), []
         while rest:
-            if [type(layer) for layer in rest[:3]] == [L.Convolution, L.Relu, L.Pooling]:
+            if L.ConvolutionReluPooling.serves(rest[:3]):
                 conv, relu, pool, *rest = rest
                 order.append(L.ConvolutionReluPooling(conv, relu, pool))
             else:

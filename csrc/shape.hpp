@@ -134,9 +134,9 @@ struct PoolShape {
         require_at_least(op, "stride", stride, 1);
         require_at_least(op, "padding", pad, 0);
         require_at_least(op, "dilation", dilation, 1);
-        const Pair half = {(dilation.h * (kernel.h - 1) + 1) / 2, (dilation.w * (kernel.w - 1) + 1) / 2};
+        const Pair half = {kernel.h / 2, kernel.w / 2};
         require(pad.h <= half.h && pad.w <= half.w, op,
-                "padding is " + text(pad) + ", more than half the window: at most " + text(half));
+                "padding is " + text(pad) + ", more than half of kernel_size: at most " + text(half));
         oh = output_size(h, kernel.h, stride.h, pad.h, pad.h, dilation.h, ceil_mode);
         ow = output_size(w, kernel.w, stride.w, pad.w, pad.w, dilation.w, ceil_mode);
         require_output(op, {h, w}, kernel, dilation, {pad.h, pad.h, pad.w, pad.w}, {oh, ow});

@@ -77,7 +77,7 @@ class PoolCase(NamedTuple):
 def pool_cases(draw: st.DrawFn) -> PoolCase:
     kernel, stride, dilation = draw(pairs(1, 4)), draw(pairs(1, 4)), draw(pairs(1, 3))
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    padding = tuple(draw(st.integers(0, span // 2)) for span in spans)
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
     size = [
         max(1, span - 2 * pad) + draw(st.integers(0, extra))
         for span, pad, extra in zip(spans, padding, (10, 40), strict=True)

@@ -436,7 +436,7 @@ def max_pool2d(
     stride : int or (int, int), optional
         The kernel size if it is not given.
     padding : int or (int, int)
-        Minus infinity around the image; at most half the window.
+        Minus infinity around the image; at most half of kernel_size, as in PyTorch.
     ceil_mode : bool
         Whether a last window that only partly fits counts. It must start inside the image or the padding before it.
     return_indices : bool

@@ -378,7 +378,7 @@ class Pooling:
         Height and width of the window.
     stride : int, pair, or None for the window's size
     pad : int or pair
-        At most half the window.
+        At most half the window's size.
     padding
         Another name for `pad`, that of `npconv.max_pool2d`.
     dilation, ceil_mode, return_indices

@@ -239,11 +239,13 @@ void correlate(const Correlation<T>& c) {
                     const T* a = weights.data() + channel * reduction + k * tile_rows;
                     const T* bias = c.bias ? c.bias + channel : nullptr;
                     T* out = c.out + channel * out_plane;
-                    const auto gemm_tile = kernel.gemm_tile[tile_rows];
+                    const bool narrow = panel.columns <= kernel.lanes;
+                    const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
                     if (panel.results == 1 && c.h.step == 1) {
                         gemm_tile(kc, a, columns, column_row, out + to->at, out_plane, panel.columns, bias, k > 0);
                     } else {
-                        gemm_tile(kc, a, columns, column_row, tile_buffer, nr, nr, nullptr, false);
+                        gemm_tile(kc, a, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr, nullptr,
+                                  false);
                         store_scattered(to, panel.results, tile_buffer, nr, tile_rows, c.h.step, bias, k > 0, out,
                                         out_plane);
                     }

@@ -99,8 +99,9 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
                 if (first && bias) {
                     for (index_t r = 0; r < rows; ++r) std::copy(bias + j, bias + j + columns, out + r * n);
                 }
-                kernel.gemm_tile[rows](kc, from, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns),
-                                       nullptr, !first || bias);
+                const auto gemm_tile = columns <= kernel.lanes ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
+                gemm_tile(kc, from, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns), nullptr,
+                          !first || bias);
                 from += rows * kc;
             }
         }

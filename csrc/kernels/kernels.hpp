@@ -35,6 +35,10 @@ struct TypedKernels {
     void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, index_t ldc,
                                          int n, const T* bias, bool accumulate);
 
+    /// The same for the last columns of a matrix, n <= lanes: one vector wide.
+    void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const T* b, const index_t* b_row, T* c,
+                                                index_t ldc, int n, const T* bias, bool accumulate);
+
     /// C[i][j] += sum over y < rows, x < width of in[in_row[i] + y*ld_in + x] * dy[(y*width + x)*nr + j], for
     /// i < m (the index of the table), j < nr.
     void (*weight_grad_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* in, const index_t* in_row,

@@ -12,6 +12,7 @@ namespace {
 template <class T, int Bytes, int M, int NV>
 constexpr void fill_tiles(TypedKernels<T>& kernels) {
     kernels.gemm_tile[M] = gemm_tile<T, Bytes, M, NV>;
+    kernels.narrow_gemm_tile[M] = gemm_tile<T, Bytes, M, 1>;
     kernels.weight_grad_tile[M] = weight_grad_tile<T, Bytes, M, NV>;
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,8 @@ IMPLEMENTATIONS = {"npconv": functional, "numpy": reference}
 def measure(benchmark: Any, group: str, implementation: str, function: Any, *arguments: Any, **notes: float) -> None:
     benchmark.group = group
     benchmark.extra_info.update(notes)
-    # NumPy takes seconds for the largest rows: once is enough there.
+    time.sleep(0.1)  # the threads of NumPy's BLAS spin on the cores for a while after their last product
+    # NumPy takes seconds for the largest rows: two rounds are enough there.
     rounds = 15 if implementation == "npconv" else 2
     benchmark.pedantic(function, arguments, rounds=rounds, warmup_rounds=2 if implementation == "npconv" else 0)
 

@@ -12,9 +12,8 @@
 namespace npconv {
 namespace {
 
-constexpr index_t block_windows = 1024;     // whose pixels stay in the L1 cache
-constexpr index_t slab_elements = 1 << 16;  // at most, unless one output row reads more
-constexpr index_t task_pixels = 1 << 15;    // what a thread takes at a time
+constexpr index_t block_windows = 1024;   // whose pixels stay in the L1 cache
+constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
 
 std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
     std::vector<Tap> taps;

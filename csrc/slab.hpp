@@ -53,6 +53,13 @@ struct Axis {
     index_t shift(const Tap& tap) const { return floor_div(tap.offset, stride) - reach_from; }
 };
 
+/// Forward: output o meets kernel element r at input o*stride + r*dilation - pad.
+inline Axis forward_axis(index_t in, index_t out, index_t kernel, index_t stride, index_t dilation, index_t pad) {
+    std::vector<Tap> taps;
+    for (index_t r = 0; r < kernel; ++r) taps.push_back({r * dilation - pad, r});
+    return Axis(in, out, stride, std::move(taps));
+}
+
 /// A piece of the output: rows counted through all images, and a range of columns.
 struct Block {
     index_t row_begin, row_end, col_begin, col_end;
@@ -77,6 +84,9 @@ inline void cut_into_strips(const Block& block, index_t rows_per_image, std::vec
     }
 }
 
+/// What a block's slab may hold of one channel, unless a single output row reads more.
+constexpr index_t slab_elements = 1 << 16;
+
 /// How many output rows of `width` pixels, at least one, read at most `elements` of a slab.
 inline index_t rows_within(const Axis& v, const Axis& h, index_t width, index_t elements) {
     const auto phases = static_cast<index_t>(v.phases.size() * h.phases.size());
@@ -99,6 +109,12 @@ class SlabLayout {
 
     index_t width() const { return width_; }
     index_t channel_stride() const { return channel_stride_; }
+
+    /// The elements of a slab of several channels.
+    index_t size(index_t channels) const {
+        if (channels > (index_t(1) << 58) / std::max<index_t>(channel_stride_, 1)) throw std::bad_alloc();
+        return channels * channel_stride_;
+    }
 
     /// How far from a strip's source the pixels of one tap begin, in the slab of channel 0.
     index_t tap_offset(const Tap& v, const Tap& h) const {

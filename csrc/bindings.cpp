@@ -90,7 +90,7 @@ void require_bias(const char* op, const ConvShape& s, const std::optional<py::ar
 // ---- convolution ----
 
 py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair2 stride,
-                 Padding4 padding, Pair2 dilation, index_t groups) {
+                 Padding4 padding, Pair2 dilation, index_t groups, int algorithm) {
     const ConvShape s = conv_shape("conv2d", x, weight, stride, padding, dilation, groups);
     require_bias("conv2d", s, bias);
     return with_type_of(x, [&](auto zero) -> py::array {
@@ -102,14 +102,14 @@ py::array conv2d(const py::array& x, const py::array& weight, const std::optiona
         T* const py = y.mutable_data();
         {
             py::gil_scoped_release nogil;
-            conv2d_forward(s, px, pw, pb, py);
+            conv2d_forward(s, px, pw, pb, py, static_cast<Algorithm>(algorithm));
         }
         return y;
     });
 }
 
 py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::array& weight, Pair2 stride,
-                          Padding4 padding, Pair2 dilation, index_t groups, std::array<bool, 3> needs) {
+                          Padding4 padding, Pair2 dilation, index_t groups, std::array<bool, 3> needs, int algorithm) {
     const ConvShape s = conv_shape("conv2d_backward", x, weight, stride, padding, dilation, groups);
     require(dy.ndim() == 4 && dy.shape(0) == s.n && dy.shape(1) == s.k && dy.shape(2) == s.oh && dy.shape(3) == s.ow,
             "conv2d_backward",
@@ -131,8 +131,8 @@ py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::arr
         if (needs[2]) make(dbias, pdb, result<T>({s.k}));
         {
             py::gil_scoped_release nogil;
-            if (pdx) conv2d_backward_data(s, pdy, pw, pdx);
-            conv2d_backward_weight(s, pdy, px, pdw, pdb);
+            if (pdx) conv2d_backward_data(s, pdy, pw, pdx, static_cast<Algorithm>(algorithm));
+            conv2d_backward_weight(s, pdy, px, pdw, pdb, static_cast<Algorithm>(algorithm));
         }
         return py::make_tuple(dx, dweight, dbias);
     });

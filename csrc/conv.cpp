@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <vector>
 
+#include "correlation.hpp"
 #include "dispatch.hpp"
 #include "panels.hpp"
 #include "parallel.hpp"
 #include "slab.hpp"
+#include "winograd.hpp"
 #include "workspace.hpp"
 
 namespace npconv {
@@ -16,26 +18,6 @@ namespace {
 // tile after tile of weights passes by; block_panels panels of output pixels share one slab, which stays in L2.
 constexpr index_t reduction_block = 384;
 constexpr index_t block_panels = 16;
-
-/// A grouped correlation with separable geometry: forward and data gradient are both one of these.
-///   out[n, m, v.first + i*v.step, h.first + j*h.step] = bias[m] +
-///       sum over channel c, taps s of v, t of h:  in[n, c, i*v.stride + s.offset, j*h.stride + t.offset]
-///                                                 * weight[m*weight_m + c*weight_c + s.index*kw + t.index]
-template <class T>
-struct Correlation {
-    Axis v, h;
-    index_t images, groups;
-    index_t in_channels, out_channels;  // of one group
-    const T* in;
-    const T* weight;
-    index_t weight_m, weight_c, weight_group, kw, kernel_taps;
-    const T* bias;
-    T* out;
-    index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
-
-    index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
-    index_t reduction() const { return in_channels * taps(); }
-};
 
 /// How the work is cut. Each result is summed by one thread in one order whatever the cut, so it may depend on the
 /// number of threads.
@@ -96,12 +78,12 @@ void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
         T* to = packed + (group * c.out_channels + begin) * reduction;
         const index_t taps = c.taps();
         if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
-            kernels_of<T>().pack_transposed(from, c.weight_m, rows, reduction, to, rows);
+            kernels_of<T>().pack_transposed(from, c.weight_m, rows, reduction, to, rows, rows);
             return;
         }
         for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * rows) {
             if (taps == c.kernel_taps) {  // all of them, in their order
-                kernels_of<T>().pack_transposed(from, c.weight_m, rows, taps, to, rows);
+                kernels_of<T>().pack_transposed(from, c.weight_m, rows, taps, to, rows, rows);
                 continue;
             }
             index_t tap = 0;
@@ -143,7 +125,7 @@ void store_scattered(const Segment* segments, int count, const T* tile, index_t 
 }
 
 template <class T>
-void correlate(const Correlation<T>& c) {
+void correlate_gemm(const Correlation<T>& c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const index_t rows = c.images * c.v.out;
@@ -232,10 +214,11 @@ void correlate(const Correlation<T>& c) {
                     const bool narrow = panel.columns <= kernel.lanes;
                     const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
                     if (panel.results == 1 && c.h.step == 1) {
-                        gemm_tile(kc, a, columns, column_row, out + to->at, out_plane, panel.columns, bias, k > 0);
+                        gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns, bias,
+                                  k > 0);
                     } else {
-                        gemm_tile(kc, a, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr, nullptr,
-                                  false);
+                        gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr,
+                                  nullptr, false);
                         store_scattered(to, panel.results, tile_buffer, nr, tile_rows, c.h.step, bias, k > 0, out,
                                         out_plane);
                     }
@@ -244,6 +227,15 @@ void correlate(const Correlation<T>& c) {
             k += kc;
         } while (k < reduction);
     });
+}
+
+template <class T>
+void correlate(const Correlation<T>& c, int winograd_tile) {
+    if (winograd_tile > 0) {
+        winograd_correlate(c, winograd_tile);
+    } else {
+        correlate_gemm(c);
+    }
 }
 
 /// Backward: the inputs i with (i + pad) mod stride == phase. They are met by the kernel elements r with
@@ -263,30 +255,58 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
 }  // namespace
 
 template <class T>
-void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y) {
+void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
     const index_t taps = s.kh * s.kw;
-    correlate(Correlation<T>{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
-                             forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left), s.n, s.groups, s.cg(),
-                             s.kg(), x, weight, s.cg() * taps, taps, s.kg() * s.cg() * taps, s.kw, taps, bias, y, s.oh,
-                             s.ow});
+    const Correlation<T> correlation{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
+                                     forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left),
+                                     s.n,
+                                     s.groups,
+                                     s.cg(),
+                                     s.kg(),
+                                     x,
+                                     weight,
+                                     s.cg() * taps,
+                                     taps,
+                                     s.kg() * s.cg() * taps,
+                                     s.kw,
+                                     taps,
+                                     bias,
+                                     y,
+                                     s.oh,
+                                     s.ow};
+    correlate(correlation, winograd_tile(s, algorithm));
 }
 
 template <class T>
-void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* dx) {
+void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* dx, Algorithm algorithm) {
     const index_t taps = s.kh * s.kw;
     for (index_t v = 0; v < s.stride.h; ++v) {
         for (index_t h = 0; h < s.stride.w; ++h) {
-            correlate(Correlation<T>{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
-                                     backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h), s.n,
-                                     s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
-                                     s.kw, taps, nullptr, dx, s.h, s.w});
+            const Correlation<T> phase{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
+                                       backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h),
+                                       s.n,
+                                       s.groups,
+                                       s.kg(),
+                                       s.cg(),
+                                       dy,
+                                       weight,
+                                       taps,
+                                       s.cg() * taps,
+                                       s.kg() * s.cg() * taps,
+                                       s.kw,
+                                       taps,
+                                       nullptr,
+                                       dx,
+                                       s.h,
+                                       s.w};
+            correlate(phase, winograd_tile(s, algorithm));
         }
     }
 }
 
-template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*);
-template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*);
-template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*);
-template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*);
+template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm);
+template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm);
+template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm);
+template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*, Algorithm);
 
 }  // namespace npconv

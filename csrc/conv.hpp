@@ -6,17 +6,23 @@
 
 namespace npconv {
 
+/// How a convolution is computed. All give the same result, but for rounding.
+enum class Algorithm { automatic, gemm, winograd2, winograd4 };
+
 /// y = x * weight + bias; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
 template <class T>
-void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y);
+void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y,
+                    Algorithm algorithm = Algorithm::automatic);
 
 /// dx from dy (n, k, oh, ow).
 template <class T>
-void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx);
+void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx,
+                          Algorithm algorithm = Algorithm::automatic);
 
 /// dweight and dbias (k); either may be null where it is not needed.
 template <class T>
-void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias);
+void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
+                            Algorithm algorithm = Algorithm::automatic);
 
 /// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. An index is -1
 /// where ReLU lets no gradient through.

@@ -7,6 +7,7 @@
 #include "parallel.hpp"
 #include "pool.hpp"
 #include "slab.hpp"
+#include "winograd.hpp"
 #include "workspace.hpp"
 
 namespace npconv {
@@ -18,9 +19,14 @@ constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache betwe
 // dweight^T is a GEMM too: its rows are the (channel, tap) pairs, its columns the output channels, and the reduction
 // runs over all output pixels. The left operand is read from the slab, the right one is dy, transposed block by block
 // into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere.
-// `pack_dy(strip, col, width, channel, count, packed)` packs what a strip covers of `count` channels of dy.
-template <class T, class PackDy>
-void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* dweight, T* dbias) {
+template <class T>
+void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T* dweight, T* dbias,
+                     Algorithm algorithm) {
+    const int tile = winograd_tile(s, algorithm);
+    if (tile > 0 && dweight && s.n > 0) {
+        winograd_backward_weight(s, tile, pack_dy, x, dweight, dbias);
+        return;
+    }
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const Axis v = forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top);
@@ -93,11 +99,11 @@ void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* d
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
                 for (index_t tile = 0; tile < tiles; ++tile) {
                     const index_t r = share_begin(tile, tiles, chunk_rows);
-                    const auto grad_tile = kernel.weight_grad_tile[share_begin(tile + 1, tiles, chunk_rows) - r];
+                    const auto grad_tile = kernel.row_gemm_tile[share_begin(tile + 1, tiles, chunk_rows) - r];
                     packed = dy_panel.data();
                     for (const Strip& strip : strips) {
                         grad_tile(strip.rows, block.width(), slab.data() + strip.source, in_row.data() + r,
-                                  layout.width(), packed, sums + r * ld + k, ld);
+                                  layout.width(), packed, sums + r * ld + k, ld, true);
                         packed += strip.rows * block.width() * nr;
                     }
                 }
@@ -119,7 +125,7 @@ void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* d
         if (dbias) std::copy(total, total + k_count, dbias + group * s.kg() + k);
         if (dweight) {
             kernel.pack_transposed(total + bias_rows * ld, ld, tap_rows, k_count,
-                                   dweight + (group * s.kg() + k) * tap_rows, tap_rows);
+                                   dweight + (group * s.kg() + k) * tap_rows, tap_rows, tap_rows);
         }
     });
 }
@@ -127,7 +133,7 @@ void backward_weight(const ConvShape& s, const PackDy& pack_dy, const T* x, T* d
 }  // namespace
 
 template <class T>
-void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias) {
+void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias, Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t plane = s.oh * s.ow;
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
@@ -136,10 +142,11 @@ void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dwei
         // Rows of full width follow each other in dy as they do in the panel.
         const index_t runs = width == s.ow ? 1 : strip.rows, run = strip.rows * width / runs;
         for (index_t y = 0; y < runs; ++y) {
-            kernel.pack_transposed(from + y * s.ow, plane, count, run, packed + y * run * kernel.nr, kernel.nr);
+            kernel.pack_transposed(from + y * s.ow, plane, count, run, packed + y * run * kernel.nr, kernel.nr,
+                                   kernel.nr);
         }
     };
-    backward_weight(s, pack_dy, x, dweight, dbias);
+    backward_weight<T>(s, pack_dy, x, dweight, dbias, algorithm);
 }
 
 template <class T>
@@ -207,15 +214,15 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
             scatter(place_in_columns);
         }
     };
-    backward_weight(conv, pack_dy, x, dweight, dbias);
+    backward_weight<T>(conv, pack_dy, x, dweight, dbias, Algorithm::automatic);
 }
 
-template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*);
+template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*, Algorithm);
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,
                                              const float*, float*, std::int32_t*);
 template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const float*,
                                                      const std::int32_t*, const float*, float*, float*);
-template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*);
+template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*, Algorithm);
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*,
                                              const double*, double*, std::int32_t*);
 template void conv2d_relu_max_pool2d_backward_weight(const ConvShape&, const PoolShape&, const double*,

@@ -20,7 +20,7 @@ constexpr index_t reduction_block = 256;
 template <class T>
 void pack(const Matrix<T>& matrix, index_t k, index_t kc, index_t first, index_t count, index_t width, T* dst) {
     if (matrix.transposed) {  // the reduction is contiguous
-        kernels_of<T>().pack_transposed(matrix.data + first * matrix.ld + k, matrix.ld, count, kc, dst, width);
+        kernels_of<T>().pack_transposed(matrix.data + first * matrix.ld + k, matrix.ld, count, kc, dst, width, width);
     } else {
         const T* const from = matrix.data + k * matrix.ld + first;
         kernels_of<T>().copy_rows(from, from + (kc - 1) * matrix.ld + count, matrix.ld, 1, kc, count, dst, width);
@@ -100,7 +100,7 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
                     for (index_t r = 0; r < rows; ++r) std::copy(bias + j, bias + j + columns, out + r * n);
                 }
                 const auto gemm_tile = columns <= kernel.lanes ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
-                gemm_tile(kc, from, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns), nullptr,
+                gemm_tile(kc, from, rows, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns), nullptr,
                           !first || bias);
                 from += rows * kc;
             }

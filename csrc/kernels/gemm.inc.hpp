@@ -8,8 +8,8 @@ namespace npconv {
 namespace {
 
 template <class T, int Bytes, int M, int NV>
-void gemm_tile(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, index_t ldc, int n, const T* bias,
-               bool accumulate) {
+void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c, index_t ldc, int n,
+               const T* bias, bool accumulate) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -34,7 +34,7 @@ void gemm_tile(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, i
             NPCONV_UNROLL
             for (int v = 0; v < NV; ++v) acc[i][v] += ai * bv[v];
         }
-        a += M;
+        a += lda;
     }
 
     // A whole tile is stored straight from the registers; the last columns of a row go through memory, so that
@@ -76,8 +76,8 @@ void gemm_tile(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, i
 }
 
 template <class T, int Bytes, int M, int NV>
-void weight_grad_tile(index_t rows, index_t width, const T* in, const index_t* in_row, index_t ld_in, const T* dy, T* c,
-                      index_t ldc) {
+void row_gemm_tile(index_t rows, index_t width, const T* a, const index_t* a_row, index_t ld_a, const T* b, T* c,
+                   index_t ldc, bool accumulate) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -86,18 +86,18 @@ void weight_grad_tile(index_t rows, index_t width, const T* in, const index_t* i
     for (index_t y = 0; y < rows; ++y) {
         const T* row[M];
         NPCONV_UNROLL
-        for (int i = 0; i < M; ++i) row[i] = in + in_row[i] + y * ld_in;
+        for (int i = 0; i < M; ++i) row[i] = a + a_row[i] + y * ld_a;
         for (index_t x = 0; x < width; ++x) {
-            Vector dv[NV];
+            Vector bv[NV];
             NPCONV_UNROLL
-            for (int v = 0; v < NV; ++v) dv[v] = S::load(dy + v * lanes);
+            for (int v = 0; v < NV; ++v) bv[v] = S::load(b + v * lanes);
             NPCONV_UNROLL
             for (int i = 0; i < M; ++i) {
-                const Vector xi = S::broadcast(row[i][x]);
+                const Vector ai = S::broadcast(row[i][x]);
                 NPCONV_UNROLL
-                for (int v = 0; v < NV; ++v) acc[i][v] += xi * dv[v];
+                for (int v = 0; v < NV; ++v) acc[i][v] += ai * bv[v];
             }
-            dy += NV * lanes;
+            b += NV * lanes;
         }
     }
     NPCONV_UNROLL
@@ -105,7 +105,7 @@ void weight_grad_tile(index_t rows, index_t width, const T* in, const index_t* i
         NPCONV_UNROLL
         for (int v = 0; v < NV; ++v) {
             T* p = c + i * ldc + v * lanes;
-            S::store(p, S::load(p) + acc[i][v]);
+            S::store(p, accumulate ? S::load(p) + acc[i][v] : acc[i][v]);
         }
     }
 }

@@ -23,33 +23,48 @@ struct Segment {
 constexpr int max_tile_rows = 14;
 constexpr int max_tile_columns = 32;
 
+/// The transforms of Winograd's algorithm, of `columns` small square matrices at a time: element e of matrix j is read
+/// at src[from[e] + j] and written to dst[to[e] + j], with bias[j] added where there is a bias. Whole vectors are read
+/// and written. With output tiles of M x M, (M + 2) x (M + 2) elements stand for a tile between the transforms.
+template <class T>
+struct WinogradTransforms {
+    using Transform = void (*)(const T* src, const index_t* from, index_t columns, T* dst, const index_t* to,
+                               const T* bias);
+    Transform input;            ///< B^T x B: from the pixels that a tile reads
+    Transform filter;           ///< G w G^T: from 3 x 3 weights
+    Transform output;           ///< A^T y A: to M x M pixels
+    Transform output_gradient;  ///< A dy A^T: from M x M pixels
+    Transform filter_gradient;  ///< G^T dw G: to 3 x 3 weights
+};
+
 template <class T>
 struct TypedKernels {
     int lanes;  ///< elements of one vector
     int mr;     ///< rows of a register tile: output channels, their weights are broadcast
     int nr;     ///< columns of a register tile: pixels, in whole vectors
 
-    /// C[i][j] = base + sum over k < kc of a[k*m + i] * b[b_row[k] + j], for i < m (the index of the table),
+    /// C[i][j] = base + sum over k < kc of a[k*lda + i] * b[b_row[k] + j], for i < m (the index of the table),
     /// j < n <= nr; base is C[i][j] if `accumulate`, else bias[i] where there is a bias, else nothing.
     /// Whole vectors of b are read, so nr elements must be readable behind each row start.
-    void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const T* b, const index_t* b_row, T* c, index_t ldc,
-                                         int n, const T* bias, bool accumulate);
+    void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c,
+                                         index_t ldc, int n, const T* bias, bool accumulate);
 
     /// The same for the last columns of a matrix, n <= lanes: one vector wide.
-    void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const T* b, const index_t* b_row, T* c,
-                                                index_t ldc, int n, const T* bias, bool accumulate);
+    void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row,
+                                                T* c, index_t ldc, int n, const T* bias, bool accumulate);
 
-    /// C[i][j] += sum over y < rows, x < width of in[in_row[i] + y*ld_in + x] * dy[(y*width + x)*nr + j], for
-    /// i < m (the index of the table), j < nr.
-    void (*weight_grad_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* in, const index_t* in_row,
-                                                index_t ld_in, const T* dy, T* c, index_t ldc);
+    /// C[i][j] = base + sum over y < rows, x < width of a[a_row[i] + y*ld_a + x] * b[(y*width + x)*nr + j], for i < m
+    /// (the index of the table), j < nr; base is C[i][j] if `accumulate`, else 0.
+    void (*row_gemm_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* a, const index_t* a_row,
+                                             index_t ld_a, const T* b, T* c, index_t ldc, bool accumulate);
 
     /// dst[k*nr + column ...] = src[src_row[k] + segment.at ...] for each segment. Whole vectors are copied: up to
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 
-    /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < ld_dst.
-    void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst);
+    /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < width.
+    void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
+                            index_t width);
 
     /// dst[y*ld_dst + x] = src[y*ld_src + x*stride] for y < rows, x < n. Nothing at or behind src_end is read; up to
     /// `lanes` elements behind the end of each row are written.
@@ -63,6 +78,8 @@ struct TypedKernels {
     void (*max_pool_row[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
                             const std::int32_t* first, index_t n, T* y, const T* y_end, index_t base, index_t step,
                             index_t* index, std::int32_t* short_index, bool relu);
+
+    WinogradTransforms<T> winograd[5];  ///< for output tiles of 2 x 2 and of 4 x 4 (the index of the table)
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);

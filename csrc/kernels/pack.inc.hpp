@@ -42,10 +42,11 @@ void transpose_square(typename Simd<T, Bytes>::Vector* v) {
 }
 
 template <class T, int Bytes>
-void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst) {
+void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
+                     index_t width) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
-    for (index_t i0 = 0; i0 < ld_dst; i0 += lanes) {
+    for (index_t i0 = 0; i0 < width; i0 += lanes) {
         for (index_t j0 = 0; j0 < columns; j0 += lanes) {
             typename S::Vector square[lanes];
             NPCONV_UNROLL
@@ -60,11 +61,11 @@ void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns
             for (int j = 0; j < lanes; ++j) {
                 if (j0 + j >= columns) break;
                 T* to = dst + (j0 + j) * ld_dst + i0;
-                // A row shorter than a vector may be written beyond its end: the rows behind it come later.
-                if (i0 + lanes <= ld_dst || (i0 == 0 && to + lanes <= dst + columns * ld_dst)) {
+                // Rows shorter than a vector that follow each other may be written beyond their ends, in order.
+                if (i0 + lanes <= width || (i0 == 0 && width == ld_dst && to + lanes <= dst + columns * ld_dst)) {
                     S::store(to, square[j]);
                 } else {
-                    S::store_part(to, square[j], ld_dst - i0);
+                    S::store_part(to, square[j], width - i0);
                 }
             }
         }

@@ -5,6 +5,7 @@
 #include "gemm.inc.hpp"
 #include "pack.inc.hpp"
 #include "pool.inc.hpp"
+#include "winograd.inc.hpp"
 
 namespace npconv {
 namespace {
@@ -13,7 +14,7 @@ template <class T, int Bytes, int M, int NV>
 constexpr void fill_tiles(TypedKernels<T>& kernels) {
     kernels.gemm_tile[M] = gemm_tile<T, Bytes, M, NV>;
     kernels.narrow_gemm_tile[M] = gemm_tile<T, Bytes, M, 1>;
-    kernels.weight_grad_tile[M] = weight_grad_tile<T, Bytes, M, NV>;
+    kernels.row_gemm_tile[M] = row_gemm_tile<T, Bytes, M, NV>;
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }
 
@@ -30,6 +31,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.copy_rows = copy_rows<T, Bytes>;
     kernels.max_pool_row[1] = max_pool_row<T, Bytes, 1>;
     kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
+    kernels.winograd[2] = winograd_transforms<T, Bytes, 2>();
+    kernels.winograd[4] = winograd_transforms<T, Bytes, 4>();
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
     kernels.adam_update = adam_update<T>;

@@ -42,6 +42,7 @@ Needs = tuple[bool, bool, bool]
 
 _F16, _F32, _F64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
 _I32, _I64 = np.dtype(np.int32), np.dtype(np.int64)
+_ALGORITHMS = {"auto": 0, "gemm": 1, "winograd2": 2, "winograd4": 3}  # as in csrc/conv.hpp
 _LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflows in C++
 
 
@@ -239,6 +240,7 @@ def conv2d(
         _padding(op, padding, weight.shape[2:], stride, dilation),
         dilation,
         _int(op, "groups", groups),
+        _ALGORITHMS[algorithm],
     )
     return _finish(y, result_dtype, single)
 
@@ -254,6 +256,7 @@ def conv2d_backward(
     *,
     padding_mode: str = "zeros",
     needs: Needs = (True, True, True),
+    algorithm: str = "auto",
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv2d`.
 
@@ -277,7 +280,7 @@ def conv2d_backward(
         As `conv2d`; also if dy does not have the shape of its result.
     """
     op = "conv2d_backward"
-    _conv_modes(op, padding_mode, "auto")
+    _conv_modes(op, padding_mode, algorithm)
     x, weight = np.asarray(x), np.asarray(weight)
     dtype, result_dtype = _dtypes(op, x=x, weight=weight)
     x, single = _images(op, "x", x)
@@ -295,6 +298,7 @@ def conv2d_backward(
         dilation,
         _int(op, "groups", groups),
         _needs(op, needs),
+        _ALGORITHMS[algorithm],
     )
     return (
         None if dx is None else _finish(dx, result_dtype, single),
@@ -306,7 +310,7 @@ def conv2d_backward(
 def _conv_modes(op: str, padding_mode: str, algorithm: str) -> None:
     if padding_mode != "zeros":
         raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available is 'zeros' (np.pad offers others)")
-    if algorithm not in ("auto", "gemm"):
+    if algorithm not in _ALGORITHMS:
         raise ValueError(f"{op}: algorithm is {algorithm!r}; available are 'auto' and 'gemm'")
 
 

@@ -1,0 +1,28 @@
+// What the forward pass of a convolution and its data gradient have in common.
+#pragma once
+
+#include "slab.hpp"
+
+namespace npconv {
+
+/// A grouped correlation with separable geometry: forward and data gradient are both one of these.
+///   out[n, m, v.first + i*v.step, h.first + j*h.step] = bias[m] +
+///       sum over channel c, taps s of v, t of h:  in[n, c, i*v.stride + s.offset, j*h.stride + t.offset]
+///                                                 * weight[m*weight_m + c*weight_c + s.index*kw + t.index]
+template <class T>
+struct Correlation {
+    Axis v, h;
+    index_t images, groups;
+    index_t in_channels, out_channels;  // of one group
+    const T* in;
+    const T* weight;
+    index_t weight_m, weight_c, weight_group, kw, kernel_taps;
+    const T* bias;
+    T* out;
+    index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
+
+    index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
+    index_t reduction() const { return in_channels * taps(); }
+};
+
+}  // namespace npconv

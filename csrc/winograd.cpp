@@ -1,0 +1,385 @@
+#include "winograd.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "workspace.hpp"
+
+namespace npconv {
+namespace {
+
+// Vectors run along the channels here: pixels are turned over to [pixel][nr channels], so that a tile may lie anywhere
+// and no lane is wasted at the edge of an image. In between, all is one matrix product for each of the (tile + 2)^2
+// elements of a transformed tile:
+//     sums (tiles x out channels) = pixels (tiles x in channels) * weights (in channels x out channels)
+
+// Sizes of what is worked on at a time.
+constexpr index_t pixel_elements = 384 << 10;  // transformed pixels of a task, and at least so many tiles:
+constexpr index_t least_tiles = 48;
+constexpr index_t weight_channels = 128;  // input channels whose weights are transformed at a time
+constexpr index_t gradient_elements =
+    2 << 20;  // transformed pixels of x and dy that the weight gradient sums at a time
+
+/// The pixels behind some rows of tiles, as [pixel][nr]: those of x that the tiles read or of y that they make. Tile
+/// (ty, tx) has `size` x `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
+class PixelBlock {
+   public:
+    /// Successive rows of one image, in the columns of the block; `first` is the first one's place in the block.
+    struct Piece {
+        Strip strip;
+        index_t col, width, first;
+    };
+    std::vector<Piece> pieces;
+
+    /// For each tile, for each of its pixels, where it is. Pixels outside the image have one place behind all others.
+    std::vector<index_t> offsets;
+
+    PixelBlock(const Block& block, index_t tile_rows, int tile, int size, index_t origin_v, index_t origin_h,
+               index_t height, index_t width, int nr) {
+        std::vector<Strip> strips;
+        cut_into_strips(block, tile_rows, strips);
+        const index_t left = std::clamp<index_t>(origin_h + block.col_begin * tile, 0, width);
+        const index_t right = std::clamp<index_t>(origin_h + (block.col_end - 1) * tile + size, left, width);
+        for (const Strip& strip : strips) {
+            const index_t top = std::clamp<index_t>(origin_v + strip.row * tile, 0, height);
+            const index_t bottom =
+                std::clamp<index_t>(origin_v + (strip.row + strip.rows - 1) * tile + size, top, height);
+            pieces.push_back({{strip.image, top, bottom - top, 0}, left, right - left, pixels_});
+            pixels_ += (bottom - top) * (right - left);
+        }
+        for (std::size_t i = 0; i < strips.size(); ++i) {
+            const Piece& piece = pieces[i];
+            for (index_t ty = strips[i].row; ty < strips[i].row + strips[i].rows; ++ty) {
+                for (index_t tx = block.col_begin; tx < block.col_end; ++tx) {
+                    for (index_t e = 0; e < size * size; ++e) {
+                        const index_t y = origin_v + ty * tile + e / size - piece.strip.row;
+                        const index_t x = origin_h + tx * tile + e % size - piece.col;
+                        const bool inside = y >= 0 && y < piece.strip.rows && x >= 0 && x < piece.width;
+                        offsets.push_back((inside ? piece.first + y * piece.width + x : pixels_) * nr);
+                    }
+                }
+            }
+        }
+    }
+
+    index_t pixels() const { return pixels_; }
+
+    /// Calls f(piece, row, rows) for runs of pixels that are contiguous in the planes of an image of this width, too.
+    template <class F>
+    void for_each_run(index_t width, const F& f) const {
+        for (const Piece& piece : pieces) {
+            const index_t rows = piece.width == width ? piece.strip.rows : 1;  // at a time
+            for (index_t y = 0; rows > 0 && y < piece.strip.rows; y += rows) f(piece, y, rows);
+        }
+    }
+
+   private:
+    index_t pixels_ = 0;
+};
+
+/// How the tiles of a correlation are dealt to tasks: rows of tiles counted through all images, and columns.
+struct TileGrid {
+    index_t tile_rows, tile_cols;  // of an image
+    index_t rows, block_rows, block_cols, row_blocks, col_blocks;
+
+    TileGrid(index_t images, index_t height, index_t width, int tile, index_t most_tiles)
+        : tile_rows(ceil_div(height, tile)), tile_cols(ceil_div(width, tile)), rows(images * tile_rows) {
+        col_blocks = ceil_div(tile_cols, most_tiles);
+        block_cols = ceil_div(tile_cols, col_blocks);
+        row_blocks = ceil_div(rows, std::max<index_t>(most_tiles / block_cols, 1));
+        block_rows = ceil_div(rows, row_blocks);
+        row_blocks = ceil_div(rows, block_rows);
+    }
+    index_t blocks() const { return row_blocks * col_blocks; }
+    Block block(index_t i) const {
+        const index_t row = i / col_blocks * block_rows, col = i % col_blocks * block_cols;
+        return {row, std::min(row + block_rows, rows), col, std::min(col + block_cols, tile_cols)};
+    }
+};
+
+/// Channels of x, turned over and transformed: to[e*step + t*ld + c] for element e of tile t.
+template <class T>
+void transform_pixels(const PixelBlock& block, const T* planes, index_t image_stride, index_t height, index_t width,
+                      index_t channels, int tile, T* to, index_t step, index_t ld) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr, elements = (tile + 2) * (tile + 2);
+    Scratch<T> packed((block.pixels() + 1) * nr);
+    std::fill(packed.data() + block.pixels() * nr, packed.data() + (block.pixels() + 1) * nr, T(0));
+    std::vector<index_t> steps;
+    for (int e = 0; e < elements; ++e) steps.push_back(e * step);
+    const auto tiles = static_cast<index_t>(block.offsets.size()) / elements;
+    for (index_t c = 0; c < channels; c += nr) {
+        const index_t count = std::min<index_t>(nr, channels - c);
+        const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+        block.for_each_run(width, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
+            const T* const from = planes + piece.strip.image * image_stride + c * height * width +
+                                  (piece.strip.row + y) * width + piece.col;
+            kernel.pack_transposed(from, height * width, count, rows * piece.width,
+                                   packed.data() + (piece.first + y * piece.width) * nr, nr, columns);
+        });
+        for (index_t t = 0; t < tiles; ++t) {
+            kernel.winograd[tile].input(packed.data(), block.offsets.data() + t * elements, columns, to + t * ld + c,
+                                        steps.data(), nullptr);
+        }
+    }
+}
+
+/// The weights of `count` <= nr output channels from m on and kc input channels from k on, transformed:
+/// to[e*step + i*nr + j] for input channel k + i and output channel m + j.
+template <class T>
+void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_t count, index_t k, index_t kc,
+                       int tile, T* to, index_t step) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr;
+    const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+    const T* const from = c.weight + group * c.weight_group + m * c.weight_m + k * c.weight_c;
+    // The taps in the order of the pixels that they meet: the data gradient meets them backwards.
+    const bool backwards = c.v.taps[0].offset > c.v.taps[1].offset;
+    index_t taps[9], steps[36];
+    for (index_t i = 0; i < 9; ++i) taps[i] = (backwards ? 8 - i : i) * nr;
+    for (index_t e = 0; e < (tile + 2) * (tile + 2); ++e) steps[e] = e * step;
+    constexpr index_t at_a_time = 16;
+    Scratch<T> raw(at_a_time * 9 * nr);
+    for (index_t i = 0; i < kc; i += at_a_time) {
+        const index_t channels = std::min(at_a_time, kc - i);
+        if (c.weight_c == 9) {  // they follow each other
+            kernel.pack_transposed(from + i * 9, c.weight_m, count, channels * 9, raw.data(), nr, columns);
+        } else {
+            for (index_t j = 0; j < channels; ++j) {
+                kernel.pack_transposed(from + (i + j) * c.weight_c, c.weight_m, count, 9, raw.data() + j * 9 * nr, nr,
+                                       columns);
+            }
+        }
+        for (index_t j = 0; j < channels; ++j) {
+            kernel.winograd[tile].filter(raw.data() + j * 9 * nr, taps, columns, to + (i + j) * nr, steps, nullptr);
+        }
+    }
+}
+
+/// A little more than n: rows that are a power of two apart would all meet in the same lines of the L1 cache.
+index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) * lanes + lanes; }
+
+}  // namespace
+
+// Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
+// nor on the threads. In multiply-adds, measured on AVX-512: an element of a transformed tile costs as much as 10 of
+// them for each channel that goes in or out, and the matrix product of convolution runs at 0.75 of the speed.
+int winograd_tile(const ConvShape& s, Algorithm algorithm) {
+    const bool possible =
+        s.kh == 3 && s.kw == 3 && s.stride.h == 1 && s.stride.w == 1 && s.dilation.h == 1 && s.dilation.w == 1;
+    if (!possible || algorithm == Algorithm::gemm) return 0;
+    if (algorithm == Algorithm::winograd2) return 2;
+    if (algorithm == Algorithm::winograd4) return 4;
+    const auto cg = static_cast<double>(s.cg()), kg = static_cast<double>(s.kg());
+    double least = static_cast<double>(s.oh * s.ow) * 9 * cg * kg / 0.75;
+    int best = 0;
+    for (const int tile : {2, 4}) {
+        const auto elements =
+            static_cast<double>(ceil_div(s.oh, tile) * ceil_div(s.ow, tile) * (tile + 2) * (tile + 2));
+        const double cost = elements * (cg * kg + 10 * (cg + kg));
+        if (cost < least) {
+            least = cost;
+            best = tile;
+        }
+    }
+    return best;
+}
+
+template <class T>
+void winograd_correlate(const Correlation<T>& c, int tile) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr;
+    const index_t elements = (tile + 2) * (tile + 2), in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
+    if (c.images == 0) return;
+    const index_t origin_v = std::min(c.v.taps[0].offset, c.v.taps[2].offset);
+    const index_t origin_h = std::min(c.h.taps[0].offset, c.h.taps[2].offset);
+
+    // A task has some rows of tiles and, where there are few of those, a part of the output channels.
+    const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
+    const TileGrid grid(c.images, c.v.out, c.h.out, tile, std::max(pixel_elements / (elements * ld), least_tiles));
+    const index_t blocks = grid.blocks() * c.groups, panels = ceil_div(c.out_channels, nr);
+    const index_t parts = std::clamp<index_t>(get_num_threads() / blocks, 1, panels);
+    const index_t most_tiles = grid.block_rows * grid.block_cols;
+    const index_t kc_most = std::min(c.in_channels, weight_channels);
+    const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
+    const index_t weight_step = off_power_of_two(kc_most * nr, kernel.lanes);
+    const index_t sum_step = off_power_of_two(most_tiles * nr, kernel.lanes);
+    std::vector<index_t> sum_steps;
+    for (index_t e = 0; e < elements; ++e) sum_steps.push_back(e * sum_step);
+    index_t rows_of_a[max_tile_rows];
+    for (index_t i = 0; i < max_tile_rows; ++i) rows_of_a[i] = i * ld;
+
+    const double task_ns = static_cast<double>(most_tiles * elements * c.in_channels) *
+                           static_cast<double>(c.out_channels) * fma_ns / static_cast<double>(parts);
+    parallel_for(blocks * parts, task_ns, [&](index_t task) {
+        const index_t part = task % parts, group = task / parts % c.groups;
+        const Block block = grid.block(task / parts / c.groups);
+        const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
+
+        const PixelBlock in(block, grid.tile_rows, tile, tile + 2, origin_v, origin_h, c.v.in, c.h.in, nr);
+        Scratch<T> pixels(elements * pixel_step);
+        transform_pixels(in, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane, c.v.in,
+                         c.h.in, c.in_channels, tile, pixels.data(), pixel_step, ld);
+
+        const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, c.out_h, c.out_w, nr);
+        Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
+        weights.clear();  // columns behind the last output channel are computed, too
+        T bias[max_tile_columns] = {};
+        for (index_t panel = share_begin(part, parts, panels); panel < share_begin(part + 1, parts, panels); ++panel) {
+            const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
+            for (index_t k = 0; k < c.in_channels; k += kc_most) {
+                const index_t kc = std::min(kc_most, c.in_channels - k);
+                transform_weights(c, group, m, count, k, kc, tile, weights.data(), weight_step);
+                for (index_t e = 0; e < elements; ++e) {
+                    for (index_t i = 0; i < row_tiles; ++i) {
+                        const index_t t = share_begin(i, row_tiles, tiles);
+                        const index_t rows = share_begin(i + 1, row_tiles, tiles) - t;
+                        kernel.row_gemm_tile[rows](1, kc, pixels.data() + e * pixel_step + t * ld + k, rows_of_a, 0,
+                                                   weights.data() + e * weight_step,
+                                                   sums.data() + e * sum_step + t * nr, nr, k > 0);
+                    }
+                }
+            }
+            const index_t channel = group * c.out_channels + m;
+            if (c.bias) std::copy(c.bias + channel, c.bias + channel + count, bias);
+            for (index_t t = 0; t < tiles; ++t) {
+                kernel.winograd[tile].output(sums.data() + t * nr, sum_steps.data(), count, image.data(),
+                                             out.offsets.data() + t * tile * tile, bias);
+            }
+            out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
+                T* const to = c.out + (piece.strip.image * c.groups * c.out_channels + channel) * out_plane +
+                              (piece.strip.row + y) * c.out_w + piece.col;
+                kernel.pack_transposed(image.data() + (piece.first + y * piece.width) * nr, nr, rows * piece.width,
+                                       count, to, out_plane, rows * piece.width);
+            });
+        }
+    });
+}
+
+template <class T>
+void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pack_dy, const T* x, T* dweight,
+                              T* dbias) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr, mr = kernel.mr;
+    const index_t elements = (tile + 2) * (tile + 2), cg = s.cg(), kg = s.kg();
+    const index_t ld_x = off_power_of_two(cg, kernel.lanes), ld_dy = off_power_of_two(kg, nr);
+    const index_t x_chunks = ceil_div(cg, nr), dy_chunks = ceil_div(kg, nr);
+
+    // Blocks of tiles are transformed, and all that fit into `gradient_elements` are then multiplied at once; each sum
+    // takes the blocks in their order, whatever thread computes it.
+    const index_t most_tiles = std::max(gradient_elements / (elements * (ld_x + ld_dy)), least_tiles);
+    const TileGrid grid(s.n, s.oh, s.ow, tile, std::min(most_tiles, 2 * least_tiles));
+    const index_t block_tiles = grid.block_rows * grid.block_cols;
+    const index_t most_blocks = std::clamp<index_t>(most_tiles / block_tiles, 1, grid.blocks());
+    const index_t x_step = off_power_of_two(most_blocks * block_tiles * ld_x, kernel.lanes);
+    const index_t dy_step = off_power_of_two(most_blocks * block_tiles * ld_dy, kernel.lanes);
+    const index_t sum_step = off_power_of_two(cg * ld_dy, kernel.lanes);
+    std::vector<index_t> dy_steps, sum_steps, taps;
+    for (index_t e = 0; e < elements; ++e) {
+        dy_steps.push_back(e * dy_step);
+        sum_steps.push_back(e * sum_step);
+    }
+    for (index_t i = 0; i < 9; ++i) taps.push_back(i * nr);
+
+    Scratch<T> x_pixels(elements * x_step), dy_pixels(elements * dy_step), sums(elements * sum_step);
+    Scratch<T> bias_sums(grid.blocks() * dy_chunks * nr);
+    dy_pixels.clear();  // columns behind the last output channel are computed, too
+    constexpr index_t depth_most = 256;
+    index_t rows_of_b[depth_most];
+    for (index_t i = 0; i < depth_most; ++i) rows_of_b[i] = i * ld_dy;
+
+    for (index_t group = 0; group < s.groups; ++group) {
+        for (index_t first = 0; first < grid.blocks(); first += most_blocks) {
+            const index_t blocks = std::min(most_blocks, grid.blocks() - first);
+
+            // 1. Transform: chunks of nr channels of x and of dy.
+            const index_t chunks = x_chunks + dy_chunks;
+            parallel_for(
+                blocks * chunks, static_cast<double>(block_tiles * nr * elements) * element_ns, [&](index_t task) {
+                    const index_t chunk = task % chunks, index = task / chunks;
+                    const Block block = grid.block(first + index);
+                    const index_t tiles = block.rows() * block.width();
+                    if (chunk < x_chunks) {
+                        const index_t channel = chunk * nr, count = std::min<index_t>(nr, cg - channel);
+                        const PixelBlock in(block, grid.tile_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w,
+                                            nr);
+                        transform_pixels(in, x + (group * cg + channel) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, count,
+                                         tile, x_pixels.data() + index * block_tiles * ld_x + channel, x_step, ld_x);
+                        return;
+                    }
+                    const index_t channel = (chunk - x_chunks) * nr, count = std::min<index_t>(nr, kg - channel);
+                    const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+                    const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
+                    Scratch<T> packed((out.pixels() + 1) * nr);
+                    for (const PixelBlock::Piece& piece : out.pieces) {
+                        pack_dy(piece.strip, piece.col, piece.width, group * kg + channel, count,
+                                packed.data() + piece.first * nr);
+                    }
+                    std::fill(packed.data() + out.pixels() * nr, packed.data() + (out.pixels() + 1) * nr, T(0));
+                    for (index_t t = 0; t < tiles; ++t) {
+                        kernel.winograd[tile].output_gradient(
+                            packed.data(), out.offsets.data() + t * tile * tile, columns,
+                            dy_pixels.data() + (index * block_tiles + t) * ld_dy + channel, dy_steps.data(), nullptr);
+                    }
+                    T* const bias_sum = bias_sums.data() + (first + index) * dy_chunks * nr + channel;
+                    std::fill(bias_sum, bias_sum + nr, T(0));
+                    for (index_t pixel = 0; pixel < out.pixels(); ++pixel) {
+                        for (int j = 0; j < nr; ++j) bias_sum[j] += packed[pixel * nr + j];
+                    }
+                });
+
+            // 2. Multiply: one matrix product for each element, cut into pieces of its result.
+            const index_t row_blocks = ceil_div(cg, 4 * mr);
+            parallel_for(
+                elements * row_blocks, static_cast<double>(4 * mr * kg * blocks * block_tiles) * fma_ns,
+                [&](index_t task) {
+                    const index_t e = task / row_blocks, row_block = task % row_blocks;
+                    const index_t c0 = share_begin(row_block, row_blocks, cg);
+                    const index_t c_count = share_begin(row_block + 1, row_blocks, cg) - c0;
+                    const index_t row_tiles = ceil_div(c_count, mr);
+                    for (index_t k = 0; k < kg; k += nr) {
+                        for (index_t index = 0; index < blocks; ++index) {
+                            const Block block = grid.block(first + index);
+                            const index_t tiles = block.rows() * block.width();
+                            for (index_t t = 0; t < tiles; t += depth_most) {
+                                const index_t depth = std::min(depth_most, tiles - t), at = index * block_tiles + t;
+                                for (index_t i = 0; i < row_tiles; ++i) {
+                                    const index_t c = c0 + share_begin(i, row_tiles, c_count);
+                                    const index_t rows = c0 + share_begin(i + 1, row_tiles, c_count) - c;
+                                    kernel.gemm_tile[rows](depth, x_pixels.data() + e * x_step + at * ld_x + c, ld_x,
+                                                           dy_pixels.data() + e * dy_step + at * ld_dy + k, rows_of_b,
+                                                           sums.data() + e * sum_step + c * ld_dy + k, ld_dy, nr,
+                                                           nullptr, first + index + t > 0);
+                                }
+                            }
+                        }
+                    }
+                });
+        }
+
+        // 3. Transform the sums back, and turn them over into dweight (k, channel, tap).
+        parallel_for(dy_chunks * cg, static_cast<double>(nr * elements) * element_ns, [&](index_t task) {
+            const index_t c = task % cg, k = task / cg * nr, count = std::min<index_t>(nr, kg - k);
+            T taps_of_k[9 * max_tile_columns];
+            kernel.winograd[tile].filter_gradient(sums.data() + c * ld_dy + k, sum_steps.data(), count, taps_of_k,
+                                                  taps.data(), nullptr);
+            kernel.pack_transposed(taps_of_k, nr, 9, count, dweight + ((group * kg + k) * cg + c) * 9, cg * 9, 9);
+        });
+        if (dbias) {
+            for (index_t k = 0; k < kg; ++k) {
+                T sum = 0;
+                for (index_t block = 0; block < grid.blocks(); ++block) sum += bias_sums[block * dy_chunks * nr + k];
+                dbias[group * kg + k] = sum;
+            }
+        }
+    }
+}
+
+template void winograd_correlate(const Correlation<float>&, int);
+template void winograd_correlate(const Correlation<double>&, int);
+template void winograd_backward_weight(const ConvShape&, int, const PackDy<float>&, const float*, float*, float*);
+template void winograd_backward_weight(const ConvShape&, int, const PackDy<double>&, const double*, double*, double*);
+
+}  // namespace npconv

@@ -1,0 +1,31 @@
+// 3x3 convolution of stride 1 by Winograd's algorithm: tiles of 2x2 (or 4x4) outputs cost 16 (or 36) multiplications
+// for each pair of channels instead of 36 (or 144). kernels/winograd.inc.hpp has the formulas.
+#pragma once
+
+#include <functional>
+
+#include "conv.hpp"
+#include "correlation.hpp"
+
+namespace npconv {
+
+/// The size of the output tiles, 2 or 4, with which to compute a convolution and its gradients; 0 for the matrix
+/// product, and for all but 3x3 kernels of stride and dilation 1.
+int winograd_tile(const ConvShape& shape, Algorithm algorithm);
+
+/// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4.
+template <class T>
+void winograd_correlate(const Correlation<T>& correlation, int tile);
+
+/// Packs what a strip of dy's rows has in columns [col, col + width) of `count` channels from `channel` on, as
+/// [pixel][nr].
+template <class T>
+using PackDy =
+    std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
+
+/// dweight, and dbias if it is not null.
+template <class T>
+void winograd_backward_weight(const ConvShape& shape, int tile, const PackDy<T>& pack_dy, const T* x, T* dweight,
+                              T* dbias);
+
+}  // namespace npconv

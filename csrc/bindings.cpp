@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <memory>
@@ -30,8 +31,13 @@ using Padding4 = std::array<index_t, 4>;  // top, bottom, left, right
 
 Pair pair(const Pair2& p) { return {p[0], p[1]}; }
 
-std::string text_of_shape(const py::array& array) {
-    return py::str(py::tuple(array.attr("shape"))).cast<std::string>();
+/// `whose`: what else has this shape.
+void require_shape(const char* op, const char* name, const py::array& array, std::initializer_list<index_t> shape,
+                   const char* whose) {
+    if (std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) return;
+    const auto text_of = [](const py::object& sizes) { return py::str(py::tuple(sizes)).cast<std::string>(); };
+    refuse(op, name, " has shape ", text_of(array.attr("shape")), "; needed is that of ", whose, ", ",
+           text_of(py::cast(std::vector<index_t>(shape))));
 }
 
 /// The elements of a C-contiguous array of T; TypeError if it is anything else.
@@ -84,7 +90,7 @@ ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight
 
 void require_bias(const char* op, const ConvShape& s, const std::optional<py::array>& bias) {
     require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op,
-            "bias must have shape (" + text(s.k) + ",), one value for each output channel");
+            "bias must have shape (", s.k, ",), one value for each output channel");
 }
 
 // ---- convolution ----
@@ -111,10 +117,7 @@ py::array conv2d(const py::array& x, const py::array& weight, const std::optiona
 py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::array& weight, Pair2 stride,
                           Padding4 padding, Pair2 dilation, index_t groups, std::array<bool, 3> needs, int algorithm) {
     const ConvShape s = conv_shape("conv2d_backward", x, weight, stride, padding, dilation, groups);
-    require(dy.ndim() == 4 && dy.shape(0) == s.n && dy.shape(1) == s.k && dy.shape(2) == s.oh && dy.shape(3) == s.ow,
-            "conv2d_backward",
-            "dy has shape " + text_of_shape(dy) + "; needed is that of conv2d's result, (" + text(s.n) + ", " +
-                text(s.k) + ", " + text(s.oh) + ", " + text(s.ow) + ")");
+    require_shape("conv2d_backward", "dy", dy, {s.n, s.k, s.oh, s.ow}, "conv2d's result");
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);
@@ -171,7 +174,7 @@ py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair
     const index_t rows = checked_product("col2im", "col", {s.n, s.oh, s.ow});
     const index_t columns = checked_product("col2im", "col", {s.c, s.kh, s.kw});
     require(col.ndim() == 2 && col.shape(0) == rows && col.shape(1) == columns, "col2im",
-            "col must have shape (" + text(rows) + ", " + text(columns) + ") for this input_shape and filter");
+            "col must have shape (", rows, ", ", columns, ") for this input_shape and filter");
     return with_type_of(col, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const pcol = borrow<T>(col, "col", 2);
@@ -276,14 +279,8 @@ py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& 
     const char* const op = "conv2d_relu_max_pool2d_backward";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p = pool_shape(op, s, pool, ceil_mode);
-    for (const py::array& array : {dy, indices}) {
-        require(array.ndim() == 4 && array.shape(0) == p.n && array.shape(1) == p.c && array.shape(2) == p.oh &&
-                    array.shape(3) == p.ow,
-                op,
-                "dy has shape " + text_of_shape(dy) + " and indices " + text_of_shape(indices) +
-                    "; needed is that of conv2d_relu_max_pool2d's result, (" + text(p.n) + ", " + text(p.c) + ", " +
-                    text(p.oh) + ", " + text(p.ow) + ")");
-    }
+    require_shape(op, "dy", dy, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
+    require_shape(op, "indices", indices, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);

@@ -129,9 +129,8 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
                     const index_t index = indices[i];
                     if (index == -1) continue;  // a window without a pixel, or cut by ReLU
                     if (index < 0 || index >= plane_size) {
-                        require(false, "max_pool2d_backward",
-                                "indices holds " + text(index) + ", the planes of input_shape have " +
-                                    text(plane_size) + " pixels; pass what max_pool2d returned for this shape");
+                        refuse("max_pool2d_backward", "indices holds ", index, ", the planes of input_shape have ",
+                               plane_size, " pixels; pass what max_pool2d returned for this shape");
                     }
                     to[index] += dy[i];
                 }

@@ -23,11 +23,19 @@ struct Padding {
 /// Sizes stay below this, so that sums and products of two of them cannot overflow.
 constexpr index_t max_extent = index_t(1) << 31;
 
+inline std::string text(std::string value) { return value; }
 inline std::string text(index_t value) { return std::to_string(value); }
 inline std::string text(Pair value) { return "(" + text(value.h) + ", " + text(value.w) + ")"; }
 
-inline void require(bool condition, const char* op, const std::string& message) {
-    if (!condition) throw std::invalid_argument(std::string(op) + ": " + message);
+template <class... Parts>
+[[noreturn]] void refuse(const char* op, const Parts&... parts) {
+    throw std::invalid_argument((std::string(op) + ": " + ... + text(parts)));
+}
+
+/// The parts of the message are put together only if it is needed: every call passes a dozen of these.
+template <class... Parts>
+void require(bool condition, const char* op, const Parts&... parts) {
+    if (!condition) refuse(op, parts...);
 }
 
 /// The product of sizes, which must stay within the address space as an array of 8-byte elements.
@@ -36,7 +44,7 @@ inline index_t checked_product(const char* op, const char* what, std::initialize
     index_t product = 1;
     for (const index_t size : sizes) {
         if (size != 0 && product > limit / size) {
-            throw std::invalid_argument(std::string(op) + ": " + what + " would have more than 2**59 elements");
+            refuse(op, what, " would have more than 2**59 elements");
         }
         product *= size;
     }
@@ -44,9 +52,8 @@ inline index_t checked_product(const char* op, const char* what, std::initialize
 }
 
 inline void require_at_least(const char* op, const char* name, Pair value, index_t least) {
-    require(
-        value.h >= least && value.w >= least && value.h < max_extent && value.w < max_extent, op,
-        std::string(name) + " is " + text(value) + ", each value must be at least " + text(least) + " and below 2**31");
+    require(value.h >= least && value.w >= least && value.h < max_extent && value.w < max_extent, op, name, " is ",
+            value, ", each value must be at least ", least, " and below 2**31");
 }
 
 /// How many windows fit: floor((size + pad - dilation*(kernel - 1) - 1) / stride) + 1, or the ceiling of it.
@@ -62,10 +69,9 @@ inline index_t output_size(index_t size, index_t kernel, index_t stride, index_t
 
 inline void require_output(const char* op, Pair input, Pair kernel, Pair dilation, const Padding& pad, Pair output) {
     require(output.h >= 1 && output.w >= 1, op,
-            "the window spans " + text(Pair{dilation.h * (kernel.h - 1) + 1, dilation.w * (kernel.w - 1) + 1}) +
-                ", more than the padded input " +
-                text(Pair{input.h + pad.top + pad.bottom, input.w + pad.left + pad.right}) +
-                "; use a smaller kernel or dilation, or more padding");
+            "the window spans ", Pair{dilation.h * (kernel.h - 1) + 1, dilation.w * (kernel.w - 1) + 1},
+            ", more than the padded input ", Pair{input.h + pad.top + pad.bottom, input.w + pad.left + pad.right},
+            "; use a smaller kernel or dilation, or more padding");
 }
 
 /// A two-dimensional convolution: x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
@@ -94,7 +100,7 @@ struct ConvShape {
           pad(pad_),
           groups(groups_) {
         require(c >= 1, op, "x has no channels");
-        require(h >= 1 && w >= 1, op, "x has an empty image of " + text(Pair{h, w}) + " pixels");
+        require(h >= 1 && w >= 1, op, "x has an empty image of ", Pair{h, w}, " pixels");
         require(k >= 1 && weight_c >= 1, op, "weight has no channels");
         require_at_least(op, "the image size", {h, w}, 1);
         require_at_least(op, "the kernel size", {kh, kw}, 1);
@@ -102,14 +108,11 @@ struct ConvShape {
         require_at_least(op, "dilation", dilation, 1);
         require_at_least(op, "padding (top, left)", {pad.top, pad.left}, 0);
         require_at_least(op, "padding (bottom, right)", {pad.bottom, pad.right}, 0);
-        require(groups >= 1, op, "groups is " + text(groups) + ", it must be at least 1");
-        require(c % groups == 0, op,
-                "x has " + text(c) + " channels, which groups=" + text(groups) + " does not divide");
-        require(weight_c == c / groups, op,
-                "weight has " + text(weight_c) + " input channels per group, x has " + text(c) +
-                    " channels with groups=" + text(groups));
-        require(k % groups == 0, op,
-                "weight has " + text(k) + " output channels, which groups=" + text(groups) + " does not divide");
+        require(groups >= 1, op, "groups is ", groups, ", it must be at least 1");
+        require(c % groups == 0, op, "x has ", c, " channels, which groups=", groups, " does not divide");
+        require(weight_c == c / groups, op, "weight has ", weight_c, " input channels per group, x has ", c,
+                " channels with groups=", groups);
+        require(k % groups == 0, op, "weight has ", k, " output channels, which groups=", groups, " does not divide");
         oh = output_size(h, kh, stride.h, pad.top, pad.bottom, dilation.h);
         ow = output_size(w, kw, stride.w, pad.left, pad.right, dilation.w);
         require_output(op, {h, w}, {kh, kw}, dilation, pad, {oh, ow});
@@ -128,22 +131,22 @@ struct PoolShape {
               Pair dilation_, bool ceil_mode)
         : n(n_), c(c_), h(h_), w(w_), kernel(kernel_), stride(stride_), pad(pad_), dilation(dilation_) {
         require(c >= 1, op, "x has no channels");
-        require(h >= 1 && w >= 1, op, "x has an empty image of " + text(Pair{h, w}) + " pixels");
+        require(h >= 1 && w >= 1, op, "x has an empty image of ", Pair{h, w}, " pixels");
         require_at_least(op, "the image size", {h, w}, 1);
         require_at_least(op, "kernel_size", kernel, 1);
         require_at_least(op, "stride", stride, 1);
         require_at_least(op, "padding", pad, 0);
         require_at_least(op, "dilation", dilation, 1);
         const Pair half = {kernel.h / 2, kernel.w / 2};
-        require(pad.h <= half.h && pad.w <= half.w, op,
-                "padding is " + text(pad) + ", more than half of kernel_size: at most " + text(half));
+        require(pad.h <= half.h && pad.w <= half.w, op, "padding is ", pad,
+                ", more than half of kernel_size: at most ", half);
         oh = output_size(h, kernel.h, stride.h, pad.h, pad.h, dilation.h, ceil_mode);
         ow = output_size(w, kernel.w, stride.w, pad.w, pad.w, dilation.w, ceil_mode);
         require_output(op, {h, w}, kernel, dilation, {pad.h, pad.h, pad.w, pad.w}, {oh, ow});
         checked_product(op, "the padded input", {n, c, h + 2 * pad.h, w + 2 * pad.w});
         require(checked_product(op, "the window", {kernel.h, kernel.w}) < max_extent &&
                     checked_product(op, "the window", {dilation.h * kernel.h, w}) < max_extent,
-                op, "kernel_size is " + text(kernel) + ", a window must span fewer than 2**31 pixels");
+                op, "kernel_size is ", kernel, ", a window must span fewer than 2**31 pixels");
     }
 };
 

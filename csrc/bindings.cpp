@@ -24,12 +24,47 @@
 namespace py = pybind11;
 
 namespace npconv {
+
+/// Which gradients are wanted.
+struct Needs {
+    bool dx, dweight, dbias;
+};
+
+}  // namespace npconv
+
+namespace pybind11::detail {
+
+/// A tuple of ints as the members of a struct. (pybind11's own caster for arrays makes two vectors on the way, which
+/// shows where an operator takes a microsecond.)
+template <class Struct, auto... members>
+class FromTuple {
+   public:
+    PYBIND11_TYPE_CASTER(Struct, const_name("tuple[int, ...]"));
+
+    bool load(handle source, bool) {
+        PyObject* const tuple = source.ptr();
+        if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != sizeof...(members)) return false;
+        Py_ssize_t i = 0;
+        ((value.*members = PyLong_AsLongLong(PyTuple_GetItem(tuple, i++))), ...);
+        if (!PyErr_Occurred()) return true;
+        PyErr_Clear();
+        return false;
+    }
+};
+
+template <>
+struct type_caster<npconv::Pair> : FromTuple<npconv::Pair, &npconv::Pair::h, &npconv::Pair::w> {};
+template <>
+struct type_caster<npconv::Padding> : FromTuple<npconv::Padding, &npconv::Padding::top, &npconv::Padding::bottom,
+                                                &npconv::Padding::left, &npconv::Padding::right> {};
+template <>
+struct type_caster<npconv::Needs>
+    : FromTuple<npconv::Needs, &npconv::Needs::dx, &npconv::Needs::dweight, &npconv::Needs::dbias> {};
+
+}  // namespace pybind11::detail
+
+namespace npconv {
 namespace {
-
-using Pair2 = std::array<index_t, 2>;
-using Padding4 = std::array<index_t, 4>;  // top, bottom, left, right
-
-Pair pair(const Pair2& p) { return {p[0], p[1]}; }
 
 /// `whose`: what else has this shape.
 void require_shape(const char* op, const char* name, const py::array& array, std::initializer_list<index_t> shape,
@@ -40,10 +75,15 @@ void require_shape(const char* op, const char* name, const py::array& array, std
            text_of(py::cast(std::vector<index_t>(shape))));
 }
 
+template <class T>
+bool has_type(const py::array& array) {
+    return py::isinstance<py::array_t<T>>(array);
+}
+
 /// The elements of a C-contiguous array of T; TypeError if it is anything else.
 template <class T>
 const T* borrow(const py::array& array, const char* name, py::ssize_t ndim) {
-    if (!py::isinstance<py::array_t<T, py::array::c_style>>(array) || array.ndim() != ndim) {
+    if (!(array.flags() & py::array::c_style) || !has_type<T>(array) || array.ndim() != ndim) {
         throw py::type_error(std::string("npconv._core: ") + name + " must be a C-contiguous, native array with " +
                              std::to_string(ndim) + " axes and the type of the other arrays");
     }
@@ -53,10 +93,10 @@ const T* borrow(const py::array& array, const char* name, py::ssize_t ndim) {
 /// A new array, uninitialised. A large one is made of memory that an earlier result has given up: fresh pages from the
 /// system would cost as much time as many of our operators take.
 template <class T>
-py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
+py::array_t<T> new_array(std::vector<py::ssize_t> shape) {
     std::size_t bytes = sizeof(T);
     for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
-    if (bytes < ResultMemory::least_bytes) return py::array_t<T>(shape);
+    if (bytes < ResultMemory::least_bytes) return py::array_t<T>(std::move(shape));
     auto block = std::make_unique<MemoryBlock>(ResultMemory::instance().take(bytes));
     const auto* const data = static_cast<const T*>(block->data);
     const py::capsule owner(block.get(), [](void* pointer) {
@@ -64,7 +104,7 @@ py::array_t<T> new_array(const std::vector<py::ssize_t>& shape) {
         ResultMemory::instance().give_back(*mine);
     });
     block.release();
-    return py::array_t<T>(shape, data, owner);
+    return py::array_t<T>(std::move(shape), data, owner);
 }
 
 template <class T>
@@ -75,28 +115,42 @@ py::array_t<T> result(std::initializer_list<index_t> sizes) {
 /// Calls f with a float or a double, as the array's elements are.
 template <class F>
 auto with_type_of(const py::array& array, F&& f) {
-    if (py::isinstance<py::array_t<float>>(array)) return f(float());
-    if (py::isinstance<py::array_t<double>>(array)) return f(double());
+    if (has_type<float>(array)) return f(float());
+    if (has_type<double>(array)) return f(double());
     throw py::type_error("npconv._core: arrays must be float32 or float64");
 }
 
-ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight, Pair2 stride, Padding4 pad,
-                     Pair2 dilation, index_t groups) {
+/// The gate's question, whether there is anything to do: the one dtype of objects that are all plain arrays,
+/// C-contiguous and aligned; None if they are not.
+py::object ready_dtype(const py::args& objects) {
+    constexpr int needed = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    py::object common = py::none();
+    for (const py::handle object : objects) {
+        if (!Py_IS_TYPE(object.ptr(), py::detail::npy_api::get().PyArray_Type_)) return py::none();
+        const auto array = py::reinterpret_borrow<py::array>(object);
+        const py::dtype dtype = array.dtype();
+        if ((array.flags() & needed) != needed || !(common.is_none() || dtype.is(common))) return py::none();
+        common = dtype;
+    }
+    return common;
+}
+
+ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight, Pair stride, Padding pad,
+                     Pair dilation, index_t groups) {
     if (x.ndim() != 4 || weight.ndim() != 4) throw py::type_error("npconv._core: x and weight must have 4 axes");
     return ConvShape(op, x.shape(0), x.shape(1), x.shape(2), x.shape(3), weight.shape(0), weight.shape(1),
-                     weight.shape(2), weight.shape(3), pair(stride), {pad[0], pad[1], pad[2], pad[3]}, pair(dilation),
-                     groups);
+                     weight.shape(2), weight.shape(3), stride, pad, dilation, groups);
 }
 
 void require_bias(const char* op, const ConvShape& s, const std::optional<py::array>& bias) {
-    require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op,
-            "bias must have shape (", s.k, ",), one value for each output channel");
+    require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op, "bias must have shape (", s.k,
+            ",), one value for each output channel");
 }
 
 // ---- convolution ----
 
-py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair2 stride,
-                 Padding4 padding, Pair2 dilation, index_t groups, int algorithm) {
+py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair stride,
+                 Padding padding, Pair dilation, index_t groups, int algorithm) {
     const ConvShape s = conv_shape("conv2d", x, weight, stride, padding, dilation, groups);
     require_bias("conv2d", s, bias);
     return with_type_of(x, [&](auto zero) -> py::array {
@@ -114,8 +168,8 @@ py::array conv2d(const py::array& x, const py::array& weight, const std::optiona
     });
 }
 
-py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::array& weight, Pair2 stride,
-                          Padding4 padding, Pair2 dilation, index_t groups, std::array<bool, 3> needs, int algorithm) {
+py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::array& weight, Pair stride,
+                          Padding padding, Pair dilation, index_t groups, Needs needs, int algorithm) {
     const ConvShape s = conv_shape("conv2d_backward", x, weight, stride, padding, dilation, groups);
     require_shape("conv2d_backward", "dy", dy, {s.n, s.k, s.oh, s.ow}, "conv2d's result");
     return with_type_of(x, [&](auto zero) {
@@ -129,9 +183,9 @@ py::tuple conv2d_backward(const py::array& dy, const py::array& x, const py::arr
             data = array.mutable_data();
             object = std::move(array);
         };
-        if (needs[0]) make(dx, pdx, result<T>({s.n, s.c, s.h, s.w}));
-        if (needs[1]) make(dweight, pdw, result<T>({s.k, s.cg(), s.kh, s.kw}));
-        if (needs[2]) make(dbias, pdb, result<T>({s.k}));
+        if (needs.dx) make(dx, pdx, result<T>({s.n, s.c, s.h, s.w}));
+        if (needs.dweight) make(dweight, pdw, result<T>({s.k, s.cg(), s.kh, s.kw}));
+        if (needs.dbias) make(dbias, pdb, result<T>({s.k}));
         {
             py::gil_scoped_release nogil;
             if (pdx) conv2d_backward_data(s, pdy, pw, pdx, static_cast<Algorithm>(algorithm));
@@ -148,10 +202,10 @@ index_t conv_output_size(index_t input, index_t filter, index_t stride, index_t 
         .ow;
 }
 
-py::array im2col_(const py::array& x, Pair2 kernel, Pair2 stride, Padding4 pad) {
+py::array im2col_(const py::array& x, Pair kernel, Pair stride, Padding pad) {
     if (x.ndim() != 4) throw py::type_error("npconv._core: x must have 4 axes");
-    const ConvShape s("im2col", x.shape(0), x.shape(1), x.shape(2), x.shape(3), 1, x.shape(1), kernel[0], kernel[1],
-                      pair(stride), {pad[0], pad[1], pad[2], pad[3]}, {1, 1}, 1);
+    const ConvShape s("im2col", x.shape(0), x.shape(1), x.shape(2), x.shape(3), 1, x.shape(1), kernel.h, kernel.w,
+                      stride, pad, {1, 1}, 1);
     const index_t rows = checked_product("im2col", "the result", {s.n, s.oh, s.ow});
     const index_t columns = checked_product("im2col", "the result", {s.c, s.kh, s.kw});
     checked_product("im2col", "the result", {rows, columns});
@@ -168,13 +222,13 @@ py::array im2col_(const py::array& x, Pair2 kernel, Pair2 stride, Padding4 pad) 
     });
 }
 
-py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair2 kernel, Pair2 stride, Padding4 pad) {
+py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair kernel, Pair stride, Padding pad) {
     const ConvShape s("col2im", input_shape[0], input_shape[1], input_shape[2], input_shape[3], 1, input_shape[1],
-                      kernel[0], kernel[1], pair(stride), {pad[0], pad[1], pad[2], pad[3]}, {1, 1}, 1);
+                      kernel.h, kernel.w, stride, pad, {1, 1}, 1);
     const index_t rows = checked_product("col2im", "col", {s.n, s.oh, s.ow});
     const index_t columns = checked_product("col2im", "col", {s.c, s.kh, s.kw});
-    require(col.ndim() == 2 && col.shape(0) == rows && col.shape(1) == columns, "col2im",
-            "col must have shape (", rows, ", ", columns, ") for this input_shape and filter");
+    require(col.ndim() == 2 && col.shape(0) == rows && col.shape(1) == columns, "col2im", "col must have shape (", rows,
+            ", ", columns, ") for this input_shape and filter");
     return with_type_of(col, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const pcol = borrow<T>(col, "col", 2);
@@ -190,11 +244,11 @@ py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair
 
 // ---- pooling ----
 
-std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pair2 stride, Pair2 padding,
-                                            Pair2 dilation, bool ceil_mode, bool return_indices) {
+std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair kernel, Pair stride, Pair padding, Pair dilation,
+                                            bool ceil_mode, bool return_indices) {
     if (x.ndim() != 4) throw py::type_error("npconv._core: x must have 4 axes");
-    const PoolShape s("max_pool2d", x.shape(0), x.shape(1), x.shape(2), x.shape(3), pair(kernel), pair(stride),
-                      pair(padding), pair(dilation), ceil_mode);
+    const PoolShape s("max_pool2d", x.shape(0), x.shape(1), x.shape(2), x.shape(3), kernel, stride, padding, dilation,
+                      ceil_mode);
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);
@@ -215,24 +269,24 @@ std::pair<py::array, py::object> max_pool2d(const py::array& x, Pair2 kernel, Pa
     });
 }
 
-py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pair2 input_size) {
+py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pair input_size) {
     if (dy.ndim() != 4 || indices.ndim() != 4) throw py::type_error("npconv._core: dy and indices must have 4 axes");
     for (int axis = 0; axis < 4; ++axis) {
         require(dy.shape(axis) == indices.shape(axis), "max_pool2d_backward", "dy and indices differ in shape");
     }
-    require_at_least("max_pool2d_backward", "input_shape (height, width)", pair(input_size), 1);
+    require_at_least("max_pool2d_backward", "input_shape (height, width)", input_size, 1);
     const index_t planes = dy.shape(0) * dy.shape(1), windows = dy.shape(2) * dy.shape(3);
-    checked_product("max_pool2d_backward", "input_shape", {planes, input_size[0], input_size[1]});
+    checked_product("max_pool2d_backward", "input_shape", {planes, input_size.h, input_size.w});
     return with_type_of(dy, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);
-        auto dx = result<T>({dy.shape(0), dy.shape(1), input_size[0], input_size[1]});
+        auto dx = result<T>({dy.shape(0), dy.shape(1), input_size.h, input_size.w});
         T* const pdx = dx.mutable_data();
         const auto run = [&](const auto* pindices) {
             py::gil_scoped_release nogil;
-            max_pool2d_backward(planes, input_size[0] * input_size[1], windows, pdy, pindices, pdx);
+            max_pool2d_backward(planes, input_size.h * input_size.w, windows, pdy, pindices, pdx);
         };
-        if (py::isinstance<py::array_t<std::int32_t>>(indices)) {
+        if (has_type<std::int32_t>(indices)) {
             run(borrow<std::int32_t>(indices, "indices", 4));
         } else {
             run(borrow<index_t>(indices, "indices", 4));
@@ -243,17 +297,12 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
 
 // ---- convolution, ReLU and max pooling in one ----
 
-PoolShape pool_shape(const char* op, const ConvShape& s, const std::array<Pair2, 4>& pool, bool ceil_mode) {
-    return PoolShape(op, s.n, s.k, s.oh, s.ow, pair(pool[0]), pair(pool[1]), pair(pool[2]), pair(pool[3]), ceil_mode);
-}
-
-/// `pool`: kernel size, stride, padding and dilation.
 py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
-                                 Pair2 stride, Padding4 padding, Pair2 dilation, index_t groups,
-                                 const std::array<Pair2, 4>& pool, bool ceil_mode) {
+                                 Pair stride, Padding padding, Pair dilation, index_t groups, Pair kernel,
+                                 Pair pool_stride, Pair pool_padding, Pair pool_dilation, bool ceil_mode) {
     const char* const op = "conv2d_relu_max_pool2d";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
-    const PoolShape p = pool_shape(op, s, pool, ceil_mode);
+    const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
     require_bias(op, s, bias);
     require(s.oh * s.ow < max_extent, op, "the convolution has 2**31 pixels or more; use conv2d, relu and max_pool2d");
     return with_type_of(x, [&](auto zero) {
@@ -274,11 +323,12 @@ py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, co
 }
 
 py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& indices, const py::array& x,
-                                          const py::array& weight, Pair2 stride, Padding4 padding, Pair2 dilation,
-                                          index_t groups, const std::array<Pair2, 4>& pool, bool ceil_mode) {
+                                          const py::array& weight, Pair stride, Padding padding, Pair dilation,
+                                          index_t groups, Pair kernel, Pair pool_stride, Pair pool_padding,
+                                          Pair pool_dilation, bool ceil_mode) {
     const char* const op = "conv2d_relu_max_pool2d_backward";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
-    const PoolShape p = pool_shape(op, s, pool, ceil_mode);
+    const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
     require_shape(op, "dy", dy, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
     require_shape(op, "indices", indices, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
     return with_type_of(x, [&](auto zero) {
@@ -425,6 +475,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         throw py::import_error(error.what());
     }
 
+    m.def("ready_dtype", &ready_dtype);
     m.def("conv2d", &conv2d);
     m.def("conv2d_backward", &conv2d_backward);
     m.def("conv_output_size", &conv_output_size);

@@ -54,6 +54,8 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
     const SlabLayout layout(v, h, block_rows, width);
     std::vector<index_t> slab_offsets, plane_offsets;  // of the taps, in a slab and in a plane of x
     std::vector<std::int32_t> codes;                   // a tap's pixel, counted from the window's start
+    const std::size_t window = v.taps.size() * h.taps.size();
+    slab_offsets.reserve(window), plane_offsets.reserve(window), codes.reserve(window);
     for (const Tap& tv : v.taps) {
         for (const Tap& th : h.taps) {
             slab_offsets.push_back(layout.tap_offset(tv, th));
@@ -61,7 +63,7 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
             codes.push_back(static_cast<std::int32_t>(tv.index * s.dilation.h * s.w + th.index * s.dilation.w));
         }
     }
-    const int taps = static_cast<int>(codes.size());
+    const int taps = static_cast<int>(window);
     const bool padded = s.pad.h > 0 || s.pad.w > 0;
     const bool inside = !padded && (s.oh - 1) * s.stride.h + s.dilation.h * (s.kernel.h - 1) < s.h &&
                         (s.ow - 1) * s.stride.w + s.dilation.w * (s.kernel.w - 1) < s.w;

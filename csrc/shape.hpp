@@ -68,9 +68,9 @@ inline index_t output_size(index_t size, index_t kernel, index_t stride, index_t
 }
 
 inline void require_output(const char* op, Pair input, Pair kernel, Pair dilation, const Padding& pad, Pair output) {
-    require(output.h >= 1 && output.w >= 1, op,
-            "the window spans ", Pair{dilation.h * (kernel.h - 1) + 1, dilation.w * (kernel.w - 1) + 1},
-            ", more than the padded input ", Pair{input.h + pad.top + pad.bottom, input.w + pad.left + pad.right},
+    require(output.h >= 1 && output.w >= 1, op, "the window spans ",
+            Pair{dilation.h * (kernel.h - 1) + 1, dilation.w * (kernel.w - 1) + 1}, ", more than the padded input ",
+            Pair{input.h + pad.top + pad.bottom, input.w + pad.left + pad.right},
             "; use a smaller kernel or dilation, or more padding");
 }
 
@@ -138,8 +138,8 @@ struct PoolShape {
         require_at_least(op, "padding", pad, 0);
         require_at_least(op, "dilation", dilation, 1);
         const Pair half = {kernel.h / 2, kernel.w / 2};
-        require(pad.h <= half.h && pad.w <= half.w, op, "padding is ", pad,
-                ", more than half of kernel_size: at most ", half);
+        require(pad.h <= half.h && pad.w <= half.w, op, "padding is ", pad, ", more than half of kernel_size: at most ",
+                half);
         oh = output_size(h, kernel.h, stride.h, pad.h, pad.h, dilation.h, ceil_mode);
         ow = output_size(w, kernel.w, stride.w, pad.w, pad.w, dilation.w, ceil_mode);
         require_output(op, {h, w}, kernel, dilation, {pad.h, pad.h, pad.w, pad.w}, {oh, ow});

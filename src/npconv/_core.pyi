@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 _Array = NDArray[Any]
 _Pair = tuple[int, int]
 _Padding = tuple[int, int, int, int]  # top, bottom, left, right
 
+def ready_dtype(*objects: Any) -> np.dtype[Any] | None: ...
 def conv2d(
     x: _Array, weight: _Array, bias: _Array | None, stride: _Pair, padding: _Padding, dilation: _Pair, groups: int, /
 ) -> _Array: ...
@@ -44,7 +46,10 @@ def conv2d_relu_max_pool2d(
     padding: _Padding,
     dilation: _Pair,
     groups: int,
-    pool: tuple[_Pair, _Pair, _Pair, _Pair],
+    kernel: _Pair,
+    pool_stride: _Pair,
+    pool_padding: _Pair,
+    pool_dilation: _Pair,
     ceil_mode: bool,
     /,
 ) -> tuple[_Array, _Array]: ...
@@ -57,7 +62,10 @@ def conv2d_relu_max_pool2d_backward(
     padding: _Padding,
     dilation: _Pair,
     groups: int,
-    pool: tuple[_Pair, _Pair, _Pair, _Pair],
+    kernel: _Pair,
+    pool_stride: _Pair,
+    pool_padding: _Pair,
+    pool_dilation: _Pair,
     ceil_mode: bool,
     /,
 ) -> tuple[_Array, _Array]: ...

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,33 +49,41 @@ _LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflow
 # ---- the gate: arrays ----
 
 
-def is_ready(array: Any, dtype: np.dtype[Any]) -> bool:
-    """Whether the compiled code can read the array as it is."""
-    if type(array) is not np.ndarray or array.dtype != dtype:
-        return False
-    flags = array.flags
-    return flags.c_contiguous and flags.aligned
-
-
-def _dtypes(op: str, **arrays: Array) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    """Return the dtype to compute in and the dtype to return for these arrays together."""
-    result = np.result_type(*(a.dtype for a in arrays.values()))
-    if result in (_F32, _F64):
-        return result, result
-    if result == _F16:
-        return _F32, _F16
-    given = ", ".join(f"{name} is {array.dtype}" for name, array in arrays.items())
-    raise TypeError(f"{op}: {given}; needed is float32, float64 or float16 (convert with .astype(np.float32))")
+def _promote(op: str, names: tuple[str, ...], *arrays: ArrayLike) -> tuple[tuple[Array, ...], np.dtype[Any]]:
+    """Return the arrays in the dtype to compute in, ready for the compiled code, and the dtype to return."""
+    dtype = _core.ready_dtype(*arrays)
+    if dtype is _F32 or dtype is _F64:  # nothing to do, and it is known at once: small networks are many small calls
+        return cast("tuple[Array, ...]", arrays), dtype
+    given = [np.asarray(a) for a in arrays]
+    result = np.result_type(*(a.dtype for a in given))
+    if result not in (_F16, _F32, _F64):
+        text = ", ".join(f"{name} is {array.dtype}" for name, array in zip(names, given, strict=True))
+        raise TypeError(f"{op}: {text}; needed is float32, float64 or float16 (convert with .astype(np.float32))")
+    dtype = _F64 if result == _F64 else _F32
+    return tuple(_cast(op, name, array, dtype) for name, array in zip(names, given, strict=True)), result
 
 
 def _cast(op: str, name: str, array: ArrayLike, dtype: np.dtype[Any]) -> Array:
     """Return the array in `dtype`, C-contiguous and aligned; a copy only where it is not so yet."""
-    if is_ready(array, dtype):
-        return array  # type: ignore[return-value]
+    if _core.ready_dtype(array) is dtype:
+        return cast(Array, array)
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} is {array.dtype}; needed are real numbers")
     return np.require(array, dtype, ["C", "A"])
+
+
+def _cast_bias(op: str, bias: ArrayLike | None, dtype: np.dtype[Any]) -> Array | None:
+    return None if bias is None else _cast(op, "bias", bias, dtype)
+
+
+def _cast_indices(op: str, indices: Array, *dtypes: np.dtype[Any]) -> Array:
+    """Return the indices of the forward pass in the first of the dtypes, or as they are if they have one of them."""
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{op}: indices are {indices.dtype}; needed are the int64 indices of the forward pass")
+    if _core.ready_dtype(indices) in dtypes:
+        return indices
+    return np.require(indices, indices.dtype if indices.dtype in dtypes else dtypes[0], ["C", "A"])
 
 
 def _axes(op: str, name: str, array: Array, allowed: str, *counts: int) -> None:
@@ -83,21 +91,18 @@ def _axes(op: str, name: str, array: Array, allowed: str, *counts: int) -> None:
         raise ValueError(f"{op}: {name} has shape {array.shape}; needed is {allowed}")
 
 
-def _integers(op: str, name: str, array: Array) -> None:
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: {name} are {array.dtype}; needed are the int64 indices of the forward pass")
-
-
 def _images(op: str, name: str, array: Array) -> tuple[Array, bool]:
     """Return the array as (N, C, H, W), and whether it was a single image (C, H, W)."""
-    _axes(op, name, array, "(N, C, H, W) or (C, H, W)", 3, 4)
-    return (array[np.newaxis], True) if array.ndim == 3 else (array, False)
+    if array.ndim == 4:
+        return array, False
+    _axes(op, name, array, "(N, C, H, W) or (C, H, W)", 3)
+    return array[np.newaxis], True
 
 
-def _finish(array: Array, dtype: np.dtype[Any], single: bool) -> Array:
+def _finish(array: Array, dtype: np.dtype[Any], single: bool = False) -> Array:
     """Give a result the dtype and the number of axes that the caller expects."""
-    if array.dtype != dtype:
-        array = array.astype(dtype)
+    if array.dtype is not dtype:
+        array = array.astype(dtype, copy=False)
     return array[0] if single else array
 
 
@@ -105,6 +110,8 @@ def _finish(array: Array, dtype: np.dtype[Any], single: bool) -> Array:
 
 
 def _int(op: str, name: str, value: Any, least: int | None = None) -> int:
+    if type(value) is int and (least or 0) <= value < _LIMIT:
+        return value
     try:
         number = operator.index(value)
     except TypeError:
@@ -120,6 +127,8 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
     """Return (vertical, horizontal) for an int or a pair."""
     if type(value) is int and 0 <= value < _LIMIT:
         return value, value
+    if type(value) is tuple and len(value) == 2:
+        return _int(op, name, value[0]), _int(op, name, value[1])
     if np.ndim(value) > 0 and not isinstance(value, (str, bytes)):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} is {value!r}; needed is an int or a pair (vertical, horizontal)")
@@ -134,7 +143,9 @@ def _pair(op: str, name: str, value: Any) -> tuple[int, int]:
 def _padding(
     op: str, padding: Any, kernel: tuple[int, ...], stride: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Return (top, bottom, left, right)."""
+    """Return (top, bottom, left, right); `kernel` ends in height and width."""
+    if type(padding) is int and 0 <= padding < _LIMIT:
+        return padding, padding, padding, padding
     if isinstance(padding, str):
         if padding == "valid":
             return 0, 0, 0, 0
@@ -146,7 +157,7 @@ def _padding(
         if stride != (1, 1):
             raise ValueError(f"{op}: padding='same' needs stride 1, stride is {stride}")
         # What is left over of an odd total goes to the bottom and to the right, as in PyTorch.
-        total_h, total_w = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
+        total_h, total_w = dilation[0] * (kernel[-2] - 1), dilation[1] * (kernel[-1] - 1)
         return total_h // 2, total_h - total_h // 2, total_w // 2, total_w - total_w // 2
     if isinstance(padding, (Sequence, np.ndarray)) and len(padding) == 2 and np.ndim(padding[0]) == 1:
         if np.ndim(padding[1]) != 1:
@@ -174,6 +185,28 @@ def _needs(op: str, needs: Any) -> tuple[bool, bool, bool]:
     except (TypeError, ValueError):
         raise ValueError(f"{op}: needs is {needs!r}; needed are three bools, for dx, dweight and dbias") from None
     return bool(first), bool(second), bool(third)
+
+
+def _geometry(
+    op: str, weight: Array, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int], int]:
+    """Return the numbers of a convolution with these weights: stride, padding, dilation and groups."""
+    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
+    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
+    return stride, _padding(op, padding, weight.shape, stride, dilation), dilation, _int(op, "groups", groups)
+
+
+def _windows(
+    op: str, kernel_size: Any, names: tuple[str, str, str], stride: Any, padding: Any, dilation: Any
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Return the numbers of a pooling: kernel size, and stride, padding and dilation, which go by these names."""
+    kernel = _pair(op, "kernel_size", kernel_size)
+    return (
+        kernel,
+        kernel if stride is None else _pair(op, names[0], stride),
+        _pair(op, names[1], padding),
+        _pair(op, names[2], dilation),
+    )
 
 
 # ---- convolution ----
@@ -227,22 +260,10 @@ def conv2d(
     """
     op = "conv2d"
     _conv_modes(op, padding_mode, algorithm)
-    x, weight = np.asarray(x), np.asarray(weight)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     x, single = _images(op, "x", x)
-    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
-    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    y = _core.conv2d(
-        _cast(op, "x", x, dtype),
-        _cast(op, "weight", weight, dtype),
-        None if bias is None else _cast(op, "bias", bias, dtype),
-        stride,
-        _padding(op, padding, weight.shape[2:], stride, dilation),
-        dilation,
-        _int(op, "groups", groups),
-        _ALGORITHMS[algorithm],
-    )
-    return _finish(y, result_dtype, single)
+    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    return _finish(_core.conv2d(x, weight, _cast_bias(op, bias, x.dtype), *geometry, _algorithm(op, algorithm, weight, geometry)), dtype, single)
 
 
 def conv2d_backward(
@@ -281,29 +302,17 @@ def conv2d_backward(
     """
     op = "conv2d_backward"
     _conv_modes(op, padding_mode, algorithm)
-    x, weight = np.asarray(x), np.asarray(weight)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     x, single = _images(op, "x", x)
-    dy, single_dy = _images(op, "dy", np.asarray(dy))
+    dy, single_dy = _images(op, "dy", _cast(op, "dy", dy, x.dtype))
     if single != single_dy:
         raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
-    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
-    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    dx, dweight, dbias = _core.conv2d_backward(
-        _cast(op, "dy", dy, dtype),
-        _cast(op, "x", x, dtype),
-        _cast(op, "weight", weight, dtype),
-        stride,
-        _padding(op, padding, weight.shape[2:], stride, dilation),
-        dilation,
-        _int(op, "groups", groups),
-        _needs(op, needs),
-        _ALGORITHMS[algorithm],
-    )
+    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, _needs(op, needs), _algorithm(op, algorithm, weight, geometry))
     return (
-        None if dx is None else _finish(dx, result_dtype, single),
-        None if dweight is None else _finish(dweight, result_dtype, False),
-        None if dbias is None else _finish(dbias, result_dtype, False),
+        None if dx is None else _finish(dx, dtype, single),
+        None if dweight is None else _finish(dweight, dtype),
+        None if dbias is None else _finish(dbias, dtype),
     )
 
 
@@ -367,15 +376,11 @@ def im2col(
     Scratch* (K. Saitoh), chapter 7.
     """
     op = "im2col"
-    x = np.asarray(input_data)
-    dtype, result_dtype = _dtypes(op, input_data=x)
+    (x,), dtype = _promote(op, ("input_data",), input_data)
     _axes(op, "input_data", x, "(N, C, H, W)", 4)
     kernel = _int(op, "filter_h", filter_h, 1), _int(op, "filter_w", filter_w, 1)
     pad_h, pad_w = _pair(op, "pad", pad)
-    col = _core.im2col(
-        _cast(op, "input_data", x, dtype), kernel, _pair(op, "stride", stride), (pad_h, pad_h, pad_w, pad_w)
-    )
-    return _finish(col, result_dtype, False)
+    return _finish(_core.im2col(x, kernel, _pair(op, "stride", stride), (pad_h, pad_h, pad_w, pad_w)), dtype)
 
 
 def col2im(
@@ -405,18 +410,11 @@ def col2im(
         If col is not floating point, or does not have the shape that `im2col` gives for these arguments.
     """
     op = "col2im"
-    col = np.asarray(col)
-    dtype, result_dtype = _dtypes(op, col=col)
+    (col,), dtype = _promote(op, ("col",), col)
     kernel = _int(op, "filter_h", filter_h, 1), _int(op, "filter_w", filter_w, 1)
     pad_h, pad_w = _pair(op, "pad", pad)
-    x = _core.col2im(
-        _cast(op, "col", col, dtype),
-        _shape(op, "input_shape", input_shape, 4),
-        kernel,
-        _pair(op, "stride", stride),
-        (pad_h, pad_h, pad_w, pad_w),
-    )
-    return _finish(x, result_dtype, False)
+    shape = _shape(op, "input_shape", input_shape, 4)
+    return _finish(_core.col2im(col, shape, kernel, _pair(op, "stride", stride), (pad_h, pad_h, pad_w, pad_w)), dtype)
 
 
 # ---- pooling ----
@@ -460,20 +458,11 @@ def max_pool2d(
         If x is not floating point, has no pixels, or the window does not fit.
     """
     op = "max_pool2d"
-    x = np.asarray(x)
-    dtype, result_dtype = _dtypes(op, x=x)
+    (x,), dtype = _promote(op, ("x",), x)
     x, single = _images(op, "x", x)
-    kernel = _pair(op, "kernel_size", kernel_size)
-    y, indices = _core.max_pool2d(
-        _cast(op, "x", x, dtype),
-        kernel,
-        kernel if stride is None else _pair(op, "stride", stride),
-        _pair(op, "padding", padding),
-        _pair(op, "dilation", dilation),
-        bool(ceil_mode),
-        bool(return_indices),
-    )
-    y = _finish(y, result_dtype, single)
+    windows = _windows(op, kernel_size, ("stride", "padding", "dilation"), stride, padding, dilation)
+    y, indices = _core.max_pool2d(x, *windows, bool(ceil_mode), bool(return_indices))
+    y = _finish(y, dtype, single)
     return (y, indices[0] if single else indices) if return_indices else y
 
 
@@ -500,24 +489,21 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
         If the shapes do not fit together, or an index lies outside its plane (-1 is no pixel, and is left out).
     """
     op = "max_pool2d_backward"
-    dy, indices = np.asarray(dy), np.asarray(indices)
-    dtype, result_dtype = _dtypes(op, dy=dy)
-    _integers(op, "indices", indices)
+    (dy,), dtype = _promote(op, ("dy",), dy)
+    indices = _cast_indices(op, np.asarray(indices), _I64, _I32)
     if indices.shape != dy.shape:
         raise ValueError(f"{op}: indices have shape {indices.shape}, dy has {dy.shape}; needed is the same shape")
     shape = _shape(op, "input_shape", input_shape, 3, 4)
     dy, single = _images(op, "dy", dy)
     if len(shape) != (3 if single else 4) or shape[:-2] != (dy.shape[1:2] if single else dy.shape[:2]):
         raise ValueError(f"{op}: input_shape is {shape}, which does not fit dy, an array of shape {dy.shape}")
-    dx = _core.max_pool2d_backward(
-        _cast(op, "dy", dy, dtype),
-        _cast(op, "indices", indices.reshape(dy.shape), _I32 if indices.dtype == _I32 else _I64),
-        shape[-2:],
-    )
-    return _finish(dx, result_dtype, single)
+    dx = _core.max_pool2d_backward(dy, indices[np.newaxis] if single else indices, shape[-2:])
+    return _finish(dx, dtype, single)
 
 
 # ---- convolution, ReLU and max pooling in one ----
+
+_POOL_NAMES = "pool_stride", "pool_padding", "pool_dilation"
 
 
 def conv2d_relu_max_pool2d(
@@ -558,23 +544,13 @@ def conv2d_relu_max_pool2d(
         As `conv2d` and `max_pool2d`.
     """
     op = "conv2d_relu_max_pool2d"
-    x, weight = np.asarray(x), np.asarray(weight)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     _axes(op, "x", x, "(N, C, H, W)", 4)
-    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
-    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    y, indices = _core.conv2d_relu_max_pool2d(
-        _cast(op, "x", x, dtype),
-        _cast(op, "weight", weight, dtype),
-        None if bias is None else _cast(op, "bias", bias, dtype),
-        stride,
-        _padding(op, padding, weight.shape[2:], stride, dilation),
-        dilation,
-        _int(op, "groups", groups),
-        _pooling(op, kernel_size, pool_stride, pool_padding, pool_dilation),
-        bool(ceil_mode),
-    )
-    return _finish(y, result_dtype, False), indices
+    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    windows = _windows(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
+    bias = _cast_bias(op, bias, x.dtype)
+    y, indices = _core.conv2d_relu_max_pool2d(x, weight, bias, *geometry, *windows, bool(ceil_mode))
+    return _finish(y, dtype), indices
 
 
 def conv2d_relu_max_pool2d_backward(
@@ -613,37 +589,13 @@ def conv2d_relu_max_pool2d_backward(
         As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.
     """
     op = "conv2d_relu_max_pool2d_backward"
-    x, weight, dy, indices = np.asarray(x), np.asarray(weight), np.asarray(dy), np.asarray(indices)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     _axes(op, "x", x, "(N, C, H, W)", 4)
-    _axes(op, "weight", weight, "(K, C / groups, KH, KW)", 4)
-    _integers(op, "indices", indices)
-    stride, dilation = _pair(op, "stride", stride), _pair(op, "dilation", dilation)
-    dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
-        _cast(op, "dy", dy, dtype),
-        _cast(op, "indices", indices, _I32),
-        _cast(op, "x", x, dtype),
-        _cast(op, "weight", weight, dtype),
-        stride,
-        _padding(op, padding, weight.shape[2:], stride, dilation),
-        dilation,
-        _int(op, "groups", groups),
-        _pooling(op, kernel_size, pool_stride, pool_padding, pool_dilation),
-        bool(ceil_mode),
-    )
-    return _finish(dweight, result_dtype, False), _finish(dbias, result_dtype, False)
-
-
-def _pooling(
-    op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any
-) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
-    kernel = _pair(op, "kernel_size", kernel_size)
-    return (
-        kernel,
-        kernel if stride is None else _pair(op, "pool_stride", stride),
-        _pair(op, "pool_padding", padding),
-        _pair(op, "pool_dilation", dilation),
-    )
+    geometry = _geometry(op, weight, stride, padding, dilation, groups)
+    windows = _windows(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
+    dy, indices = _cast(op, "dy", dy, x.dtype), _cast_indices(op, np.asarray(indices), _I32)
+    dweight, dbias = _core.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, *geometry, *windows, bool(ceil_mode))
+    return _finish(dweight, dtype), _finish(dbias, dtype)
 
 
 # ---- fully connected layers, activations ----
@@ -668,22 +620,15 @@ def affine(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Ar
         If no input is floating point, or the shapes do not fit together.
     """
     op = "affine"
-    x, weight = np.asarray(x), np.asarray(weight)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     _axes(op, "x", x, "(N, D)", 2)
     _axes(op, "weight", weight, "(D, M)", 2)
+    bias = _cast_bias(op, bias, x.dtype)
     if x.shape[1] != weight.shape[0]:
         raise ValueError(f"{op}: x has {x.shape[1]} columns, weight has {weight.shape[0]} rows; needed is the same")
-    if bias is not None and np.shape(bias) != weight.shape[1:]:
-        raise ValueError(f"{op}: bias has shape {np.shape(bias)}; needed is {weight.shape[1:]}")
-    y = _core.gemm(
-        _cast(op, "x", x, dtype),
-        _cast(op, "weight", weight, dtype),
-        None if bias is None else _cast(op, "bias", bias, dtype),
-        False,
-        False,
-    )
-    return _finish(y, result_dtype, False)
+    if bias is not None and bias.shape != weight.shape[1:]:
+        raise ValueError(f"{op}: bias has shape {bias.shape}; needed is {weight.shape[1:]}")
+    return _finish(_core.gemm(x, weight, bias, False, False), dtype)
 
 
 def affine_backward(
@@ -710,22 +655,19 @@ def affine_backward(
         If no input is floating point, or the shapes do not fit together.
     """
     op = "affine_backward"
-    x, weight, dy = np.asarray(x), np.asarray(weight), np.asarray(dy)
-    dtype, result_dtype = _dtypes(op, x=x, weight=weight)
+    (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
+    dy = _cast(op, "dy", dy, x.dtype)
     _axes(op, "x", x, "(N, D)", 2)
     _axes(op, "weight", weight, "(D, M)", 2)
     if x.shape[1] != weight.shape[0] or dy.shape != (x.shape[0], weight.shape[1]):
         raise ValueError(
             f"{op}: dy has shape {dy.shape}, x {x.shape}, weight {weight.shape}; needed is (N, M), (N, D), (D, M)"
         )
-    dy = _cast(op, "dy", dy, dtype)
     need_dx, need_dweight, need_dbias = _needs(op, needs)
-    dx = _core.gemm(dy, _cast(op, "weight", weight, dtype), None, False, True) if need_dx else None
-    dweight = _core.gemm(_cast(op, "x", x, dtype), dy, None, True, False) if need_dweight else None
     return (
-        None if dx is None else _finish(dx, result_dtype, False),
-        None if dweight is None else _finish(dweight, result_dtype, False),
-        _finish(dy.sum(axis=0), result_dtype, False) if need_dbias else None,
+        _finish(_core.gemm(dy, weight, None, False, True), dtype) if need_dx else None,
+        _finish(_core.gemm(x, dy, None, True, False), dtype) if need_dweight else None,
+        _finish(dy.sum(axis=0), dtype) if need_dbias else None,
     )
 
 
@@ -745,9 +687,8 @@ def relu(x: ArrayLike) -> Array:
     TypeError
         If x is not floating point.
     """
-    x = np.asarray(x)
-    dtype, result_dtype = _dtypes("relu", x=x)
-    return _finish(_core.relu(_cast("relu", "x", x, dtype)), result_dtype, False)
+    (x,), dtype = _promote("relu", ("x",), x)
+    return _finish(_core.relu(x), dtype)
 
 
 def relu_backward(dy: ArrayLike, y: ArrayLike) -> Array:
@@ -769,8 +710,8 @@ def relu_backward(dy: ArrayLike, y: ArrayLike) -> Array:
         If y is not floating point, or the shapes differ.
     """
     op = "relu_backward"
-    dy, y = np.asarray(dy), np.asarray(y)
-    dtype, result_dtype = _dtypes(op, y=y)
+    (y,), dtype = _promote(op, ("y",), y)
+    dy = _cast(op, "dy", dy, y.dtype)
     if dy.shape != y.shape:
         raise ValueError(f"{op}: dy has shape {dy.shape}, y has {y.shape}; needed is the same shape")
-    return _finish(_core.relu_backward(_cast(op, "dy", dy, dtype), _cast(op, "y", y, dtype)), result_dtype, False)
+    return _finish(_core.relu_backward(dy, y), dtype)

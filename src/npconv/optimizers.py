@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npconv import _core
-from npconv.functional import is_ready
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "Optimizer", "RMSprop"]
 
@@ -250,13 +249,13 @@ class Adam(Optimizer):
 
     def _apply(self, param: Array, grad: Array, kept: list[Array]) -> None:
         # The formula takes NumPy eleven passes over memory, and compiled code one.
-        dtype = param.dtype.newbyteorder("=")
+        dtype = np.dtype(param.dtype.type)
         if dtype not in (np.float32, np.float64):
             super()._apply(param, grad, kept)
             return
         arrays = [param, *kept]
-        w, m, v = (a if is_ready(a, dtype) else np.array(a, dtype, order="C") for a in arrays)
-        g = grad if is_ready(grad, dtype) else np.require(grad, dtype, ["C", "A"])
+        w, m, v = (a if _core.ready_dtype(a) is dtype else np.array(a, dtype, order="C") for a in arrays)
+        g = grad if _core.ready_dtype(grad) is dtype else np.require(grad, dtype, ["C", "A"])
         _core.adam_update(w, g, m, v, self.beta1, self.beta2, self._rate(), 1e-7)
         for array, updated in zip(arrays, (w, m, v), strict=True):
             if updated is not array:

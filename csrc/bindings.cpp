@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "conv.hpp"
 #include "dispatch.hpp"
@@ -410,18 +411,27 @@ py::array relu_backward_(const py::array& dy, const py::array& y) {
     });
 }
 
-void adam_update_(py::array w, const py::array& g, py::array m, py::array v, double beta1, double beta2, double rate,
-                  double epsilon) {
-    require(g.size() == w.size() && m.size() == w.size() && v.size() == w.size(), "adam_update", "sizes differ");
+// ---- optimizers ----
+
+template <Rule rule>
+void update_(py::array w, const py::array& g, std::vector<py::array> kept, const std::vector<double>& numbers) {
+    constexpr RuleSizes sizes = rule_sizes[static_cast<int>(rule)];
+    require(kept.size() == sizes.kept && numbers.size() == sizes.numbers, "update", "the rule keeps ", sizes.kept,
+            " arrays and has ", sizes.numbers, " numbers");
     with_type_of(w, [&](auto zero) {
         using T = decltype(zero);
-        for (const py::array& array : {w, m, v}) borrow<T>(array, "w, m, v", array.ndim());
+        const auto borrow_mutable = [&](py::array& array) {
+            borrow<T>(array, "w and kept", array.ndim());
+            require(array.size() == w.size(), "update", "sizes differ");
+            return static_cast<T*>(array.mutable_data());  // refuses a read-only array
+        };
+        require(g.size() == w.size(), "update", "sizes differ");
         const T* const pg = borrow<T>(g, "g", g.ndim());
-        T* const pw = static_cast<T*>(w.mutable_data());  // mutable_data() refuses a read-only array
-        T* const pm = static_cast<T*>(m.mutable_data());
-        T* const pv = static_cast<T*>(v.mutable_data());
+        T* const pw = borrow_mutable(w);
+        T* pkept[2] = {};
+        std::transform(kept.begin(), kept.end(), pkept, borrow_mutable);
         py::gil_scoped_release nogil;
-        adam_update(w.size(), pw, pg, pm, pv, T(beta1), T(beta2), T(rate), T(epsilon));
+        update(rule, w.size(), pw, pg, pkept[0], pkept[1], numbers.data());
     });
 }
 
@@ -488,7 +498,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("gemm", &gemm_);
     m.def("relu", &relu);
     m.def("relu_backward", &relu_backward_);
-    m.def("adam_update", &adam_update_);
+    m.def("sgd_update", &update_<Rule::sgd>);
+    m.def("momentum_update", &update_<Rule::momentum>);
+    m.def("nesterov_update", &update_<Rule::nesterov>);
+    m.def("adagrad_update", &update_<Rule::adagrad>);
+    m.def("rmsprop_update", &update_<Rule::rmsprop>);
+    m.def("adam_update", &update_<Rule::adam>);
 
     m.def("get_num_threads", &get_num_threads);
     m.def("set_num_threads", &set_num_threads);

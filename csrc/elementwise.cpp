@@ -20,10 +20,11 @@ void relu_backward(index_t n, const T* dy, const T* y, T* dx) {
 }
 
 template <class T>
-void adam_update(index_t n, T* w, const T* g, T* m, T* v, T beta1, T beta2, T rate, T epsilon) {
-    parallel_for_range(n, 2 * element_ns, [&](index_t begin, index_t end) {
-        kernels_of<T>().adam_update(w + begin, g + begin, m + begin, v + begin, beta1, beta2, rate, epsilon,
-                                    end - begin);
+void update(Rule rule, index_t n, T* w, const T* g, T* a, T* b, const double* numbers) {
+    const int index = static_cast<int>(rule);
+    parallel_for_range(n, (1 + rule_sizes[index].kept) * element_ns, [&](index_t begin, index_t end) {
+        kernels_of<T>().update[index](w + begin, g + begin, a ? a + begin : nullptr, b ? b + begin : nullptr, numbers,
+                                      end - begin);
     });
 }
 
@@ -31,7 +32,7 @@ template void relu_forward(index_t, const float*, float*);
 template void relu_forward(index_t, const double*, double*);
 template void relu_backward(index_t, const float*, const float*, float*);
 template void relu_backward(index_t, const double*, const double*, double*);
-template void adam_update(index_t, float*, const float*, float*, float*, float, float, float, float);
-template void adam_update(index_t, double*, const double*, double*, double*, double, double, double, double);
+template void update(Rule, index_t, float*, const float*, float*, float*, const double*);
+template void update(Rule, index_t, double*, const double*, double*, double*, const double*);
 
 }  // namespace npconv

@@ -1,4 +1,4 @@
-// ReLU, forward and backward, and the update of Adam, shared among threads.
+// ReLU, forward and backward, and the updates of the optimizers, shared among threads.
 #pragma once
 
 #include "kernels/kernels.hpp"
@@ -13,9 +13,8 @@ void relu_forward(index_t n, const T* x, T* y);
 template <class T>
 void relu_backward(index_t n, const T* dy, const T* y, T* dx);
 
-/// m += (1 - beta1)*(g - m);  v += (1 - beta2)*(g*g - v);  w -= rate * m / (sqrt(v) + epsilon); the arrays may not
-/// overlap.
+/// One step of an optimizer, see TypedKernels::update; `a` and `b` are null where the rule keeps fewer arrays.
 template <class T>
-void adam_update(index_t n, T* w, const T* g, T* m, T* v, T beta1, T beta2, T rate, T epsilon);
+void update(Rule rule, index_t n, T* w, const T* g, T* a, T* b, const double* numbers);
 
 }  // namespace npconv

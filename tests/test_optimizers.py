@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from npconv import optimizers
+import npconv
 from npconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
 STEPS = 7
@@ -79,8 +79,8 @@ each_rule = pytest.mark.parametrize(
 )
 each_optimizer = pytest.mark.parametrize("optimizer", [rule[0] for rule in RULES])
 
-# W is longer than a block, and its last block is short
-SHAPES = {"W": (3, optimizers._BLOCK // 2 + 1), "b": (5,), "scale": (), "empty": (0, 3)}
+# W is shared among threads, and its last share is short and no whole number of vectors
+SHAPES = {"W": (3, 16385), "b": (5,), "scale": (), "empty": (0, 3)}
 
 
 def draw(dtype: Any = np.float64) -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
@@ -146,6 +146,48 @@ def test_any_memory_layout(optimizer):
         rules[0].update(plain, {"W": grad})
         rules[1].update(odd, {"W": np.asfortranarray(grad)})
     assert_array_equal(odd["W"], plain["W"])
+
+
+@each_optimizer
+def test_odd_arrays_give_the_same(optimizer):
+    """Big-endian weights, gradients of another dtype, state as from a file."""
+    _, gradients = draw(np.float32)
+    plain, odd = {"W": np.ones(12, np.float32)}, {"W": np.ones(12, ">f4")}
+    rules = optimizer(), optimizer()
+    for i in range(STEPS):
+        grad = gradients[i]["W"][0, :12]
+        rules[0].update(plain, {"W": grad})
+        rules[1].update(odd, {"W": grad.astype(np.float64).tolist()})
+        rules[1].load_state_dict({k: v.astype(">f4") if np.ndim(v) else v for k, v in rules[1].state_dict().items()})
+    assert odd["W"].dtype == np.dtype(">f4")
+    assert_array_equal(odd["W"], plain["W"])
+
+
+@each_optimizer
+def test_float16_is_computed_in_float32(optimizer):
+    params, gradients = {"W": np.ones(12, np.float16)}, draw(np.float16)[1]
+    wide = {"W": np.ones(12, np.float32)}
+    rules = optimizer(), optimizer()
+    for grads in gradients:
+        grad = {"W": grads["W"][0, :12]}
+        wide["W"][...] = params["W"]
+        rules[0].update(params, grad)
+        rules[1].update(wide, grad)
+        assert_array_equal(params["W"], wide["W"].astype(np.float16))
+    assert params["W"].dtype == np.float16
+
+
+@each_optimizer
+def test_number_of_threads_makes_no_difference(optimizer):
+    results = []
+    for threads in (1, 3):
+        params, gradients = draw(np.float32)
+        rule = optimizer()
+        with npconv.threads(threads):
+            for grads in gradients:
+                rule.update(params, grads)
+        results.append(params["W"])
+    assert_array_equal(*results)
 
 
 @each_optimizer
@@ -230,6 +272,30 @@ def test_errors_come_before_any_change(grads, message):
         rule.update(params, grads)
     assert not params["W"].any()
     assert rule.iter == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "grads", "message"),
+    [
+        ({"b": np.ones(2), "W": np.ones(3, int)}, {"b": np.ones(2), "W": np.ones(3)}, "parameter 'W' is int64; needed"),
+        ({"b": np.ones(2), "W": np.ones(3)}, {"b": np.ones(2), "W": np.ones(3) * 1j}, "gradient of 'W' is complex128"),
+    ],
+)
+@each_optimizer
+def test_types_that_are_refused(optimizer, params, grads, message):
+    rule = optimizer()
+    with pytest.raises(TypeError, match=message):
+        rule.update(params, grads)
+    assert rule.iter == 0
+    assert (params["b"] == 1).all()
+
+
+@each_optimizer
+def test_read_only_weights_are_refused(optimizer):
+    w = np.ones(3)
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match=r"read-only|not writeable"):
+        optimizer().update({"W": w}, {"W": np.ones(3)})
 
 
 def test_kept_arrays_of_another_shape_are_refused():

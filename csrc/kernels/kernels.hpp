@@ -36,6 +36,14 @@ struct WinogradTransforms {
     Transform output_gradient;  ///< A dy A^T: from M x M pixels
     Transform filter_gradient;  ///< G^T dw G: to 3 x 3 weights
 };
+/// How an optimizer makes weights better.
+enum class Rule { sgd, momentum, nesterov, adagrad, rmsprop, adam };
+
+struct RuleSizes {
+    int kept, numbers;  ///< how many arrays it keeps, and how many numbers it has
+};
+constexpr RuleSizes rule_sizes[] = {{0, 1}, {1, 2}, {1, 2}, {1, 2}, {1, 3}, {2, 4}};
+constexpr int rule_count = sizeof(rule_sizes) / sizeof(RuleSizes);
 
 template <class T>
 struct TypedKernels {
@@ -84,8 +92,15 @@ struct TypedKernels {
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);
 
-    /// m += (1 - beta1)*(g - m);  v += (1 - beta2)*(g*g - v);  w -= rate * m / (sqrt(v) + epsilon).
-    void (*adam_update)(T* w, const T* g, T* m, T* v, T beta1, T beta2, T rate, T epsilon, index_t n);
+    /// One step of a rule: weights w, their gradient g, what the rule keeps (a, b), its numbers. No two overlap.
+    ///   sgd       w -= lr*g                                                                     (lr)
+    ///   momentum  a = momentum*a - lr*g;  w += a                                                (lr, momentum)
+    ///   nesterov  w += momentum^2*a - (1 + momentum)*lr*g;  a = momentum*a - lr*g               (lr, momentum)
+    ///   adagrad   a += g^2;  w -= lr*g / (sqrt(a) + epsilon)                                    (lr, epsilon)
+    ///   rmsprop   a = decay*a + (1 - decay)*g^2;  w -= lr*g / (sqrt(a) + epsilon)               (lr, epsilon, decay)
+    ///   adam      a += (1 - beta1)*(g - a);  b += (1 - beta2)*(g^2 - b);
+    ///             w -= lr*a / (sqrt(b) + epsilon)                                (lr, epsilon, beta1, beta2)
+    void (*update[rule_count])(T* w, const T* g, T* a, T* b, const double* numbers, index_t n);
 };
 
 struct Kernels {

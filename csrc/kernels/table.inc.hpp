@@ -35,7 +35,12 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.winograd[4] = winograd_transforms<T, Bytes, 4>();
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
-    kernels.adam_update = adam_update<T>;
+    kernels.update[int(Rule::sgd)] = sgd_update<T>;
+    kernels.update[int(Rule::momentum)] = momentum_update<T>;
+    kernels.update[int(Rule::nesterov)] = nesterov_update<T>;
+    kernels.update[int(Rule::adagrad)] = adagrad_update<T>;
+    kernels.update[int(Rule::rmsprop)] = rmsprop_update<T>;
+    kernels.update[int(Rule::adam)] = adam_update<T>;
     return kernels;
 }
 

@@ -8,37 +8,45 @@ book's ``common/optimizer.py``; *W* is a weight, *g* its gradient, and all opera
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npconv import _core
+from npconv.functional import _cast
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "Optimizer", "RMSprop"]
 
 Array = NDArray[Any]
 
-# Elements updated at a time: four or five arrays of this length stay in the L2 cache while the
-# formula passes over them again and again.
-_BLOCK = 32768
+_EPSILON = 1e-7  # the book's, against division by zero
 
 # Where gradients stay zero (at the black border of all images), what is kept shrinks step by step down
 # to subnormal numbers, with which a CPU computes a hundred times slower: it tripled the time of Adam on
 # MNIST.  So every few updates, what is too small to move any weight is set to zero.
 _FLUSH_EVERY = 64
 
+# Which dtype a parameter is updated in, and what is kept for it has.
+_COMPUTED_IN: dict[type, np.dtype[Any]] = {
+    np.float16: np.dtype(np.float32),
+    np.float32: np.dtype(np.float32),
+    np.float64: np.dtype(np.float64),
+}
+
 
 class Optimizer:
     """What all optimizers share: the walk over the parameters, checks, saving and restoring.
 
     A rule states which arrays it keeps per parameter (`slots`: attributes that are dicts from
-    parameter name to array) and which numbers (`numbers`), and writes its formula in `_step`.
+    parameter name to array) and which numbers (`numbers`), and names the compiled code that applies its
+    formula in one pass over memory (`_step`) and the numbers which that takes (`_step_numbers`).
     """
 
     slots: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ("lr", "iter")
+    _step: Callable[[Array, Array, Sequence[Array], Sequence[float]], None]
 
     def __init__(self, lr: float) -> None:
         self.lr = lr
@@ -52,6 +60,7 @@ class Optimizer:
         Parameters
         ----------
         params : dict from name to ndarray of float
+            float16 is updated in float32.
         grads : dict from name to ndarray
             A gradient for each parameter, of the same shape.  Others are not looked at.
 
@@ -59,38 +68,49 @@ class Optimizer:
         ------
         ValueError
             If a gradient is missing or has another shape; nothing has been changed then.
+        TypeError
+            If a parameter is not of float16, float32 or float64, or a gradient is complex or an object
+            array; nothing has been changed then.
         """
+        slots: list[dict[str, Array]] = [getattr(self, slot) for slot in self.slots]
+        steps = []
         for name, param in params.items():
-            if name not in grads or grads[name] is None:
+            dtype = _COMPUTED_IN.get(param.dtype.type)
+            if dtype is None:
+                raise TypeError(f"update: parameter {name!r} is {param.dtype}; needed is float32, float64 or float16")
+            given = grads.get(name)
+            if given is None:
                 raise ValueError(f"update: parameter {name!r} has no gradient; grads has {list(grads)}")
-            shapes = {np.shape(grads[name]), *(d[name].shape for d in self._kept() if name in d)}
-            if shapes != {param.shape}:
+            grad = _cast("update", f"the gradient of {name!r}", given, dtype)
+            shapes = [slot[name].shape for slot in slots if name in slot]
+            if grad.shape != param.shape or any(shape != param.shape for shape in shapes):
                 raise ValueError(
-                    f"update: parameter {name!r} has shape {param.shape}, its gradient "
-                    f"{np.shape(grads[name])}, what the optimizer keeps for it {shapes}; all must agree"
+                    f"update: parameter {name!r} has shape {param.shape}, its gradient {grad.shape}, "
+                    f"what the optimizer keeps for it {shapes}; all must agree"
                 )
-        self.iter += 1
-        for name, param in params.items():
-            for kept in self._kept():
-                if name not in kept:
-                    kept[name] = np.zeros_like(param, order="C")
-            arrays = [kept[name] for kept in self._kept()]
-            self._apply(param, grads[name], arrays)
-            if self.iter % _FLUSH_EVERY == 0:
-                for array in arrays:
-                    array[np.abs(array) < 1e8 * np.finfo(param.dtype).tiny] = 0
+            steps.append((name, param, grad))
 
-    def _apply(self, param: Array, grad: Array, kept: list[Array]) -> None:
-        """Apply the rule to one parameter."""
-        # Flat views, so that blocks of one length can be cut from any shape.
-        w, g = param.reshape(-1), np.reshape(grad, -1)
-        slots = [array.reshape(-1) for array in kept]
-        scratch = np.empty(min(w.size, _BLOCK), w.dtype)
-        for i in range(0, w.size, _BLOCK):
-            block = slice(i, i + _BLOCK)
-            self._step(w[block], g[block], scratch[: w.size - i], [k[block] for k in slots])
-        if not param.flags.c_contiguous:  # then w was a copy
-            param[...] = w.reshape(param.shape)
+        self.iter += 1
+        numbers = self._step_numbers()
+        for name, param, grad in steps:
+            for slot in slots:
+                if name not in slot:
+                    slot[name] = np.zeros(param.shape, grad.dtype)
+            kept = [slot[name] for slot in slots]
+            self._apply(param, grad, kept, numbers)
+            if self.iter % _FLUSH_EVERY == 0:
+                for array in kept:
+                    array[np.abs(array) < 1e8 * np.finfo(array.dtype).tiny] = 0
+
+    def _apply(self, param: Array, grad: Array, kept: list[Array], numbers: Sequence[float]) -> None:
+        """Apply the rule to one parameter; where the compiled code cannot work in place, it works on copies."""
+        arrays = [param, *kept]
+        ready = _core.ready_dtype(grad, *arrays) is not None
+        w, *own = arrays if ready else [np.array(a, grad.dtype, order="C") for a in arrays]
+        self._step(w, grad, own, numbers)
+        if not ready:
+            for array, updated in zip(arrays, (w, *own), strict=True):
+                array[...] = updated
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything the optimizer remembers, as a flat dict of arrays and numbers."""
@@ -123,23 +143,21 @@ class Optimizer:
             arrays = {n[len(start) :]: np.array(a) for n, a in state.items() if n.startswith(start)}
             setattr(self, slot, arrays)
 
-    def _kept(self) -> list[dict[str, Array]]:
-        return [getattr(self, slot) for slot in self.slots]
-
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        """Apply the rule to one block: weights, gradients, scratch space, what is kept per slot."""
+    def _step_numbers(self) -> Sequence[float]:
+        """Return what the formula takes in this update, in the order of csrc/kernels/kernels.hpp."""
         raise NotImplementedError
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent: ``W -= lr * g``  (book, section 6.1.2)."""
 
+    _step = staticmethod(_core.sgd_update)
+
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(lr)
 
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        np.multiply(g, self.lr, out=s)
-        w -= s
+    def _step_numbers(self) -> Sequence[float]:
+        return (self.lr,)
 
 
 class Momentum(Optimizer):
@@ -148,17 +166,14 @@ class Momentum(Optimizer):
     slots = ("v",)
     numbers = ("lr", "iter", "momentum")
     v: dict[str, Array]
+    _step = staticmethod(_core.momentum_update)
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(lr)
         self.momentum = momentum
 
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        (v,) = kept
-        v *= self.momentum
-        np.multiply(g, self.lr, out=s)
-        v -= s
-        w += v
+    def _step_numbers(self) -> Sequence[float]:
+        return self.lr, self.momentum
 
 
 class Nesterov(Optimizer):
@@ -171,20 +186,14 @@ class Nesterov(Optimizer):
     slots = ("v",)
     numbers = ("lr", "iter", "momentum")
     v: dict[str, Array]
+    _step = staticmethod(_core.nesterov_update)
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9) -> None:
         super().__init__(lr)
         self.momentum = momentum
 
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        (v,) = kept
-        np.multiply(v, self.momentum * self.momentum, out=s)
-        w += s
-        np.multiply(g, (1 + self.momentum) * self.lr, out=s)
-        w -= s
-        v *= self.momentum
-        np.multiply(g, self.lr, out=s)
-        v -= s
+    def _step_numbers(self) -> Sequence[float]:
+        return self.lr, self.momentum
 
 
 class AdaGrad(Optimizer):
@@ -192,15 +201,13 @@ class AdaGrad(Optimizer):
 
     slots = ("h",)
     h: dict[str, Array]
+    _step = staticmethod(_core.adagrad_update)
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__(lr)
 
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        (h,) = kept
-        np.multiply(g, g, out=s)
-        h += s
-        _scaled_descent(w, g, h, s, self.lr)
+    def _step_numbers(self) -> Sequence[float]:
+        return self.lr, _EPSILON
 
 
 class RMSprop(Optimizer):
@@ -212,18 +219,14 @@ class RMSprop(Optimizer):
     slots = ("h",)
     numbers = ("lr", "iter", "decay_rate")
     h: dict[str, Array]
+    _step = staticmethod(_core.rmsprop_update)
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
         super().__init__(lr)
         self.decay_rate = decay_rate
 
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        (h,) = kept
-        h *= self.decay_rate
-        np.multiply(g, g, out=s)
-        s *= 1 - self.decay_rate
-        h += s
-        _scaled_descent(w, g, h, s, self.lr)
+    def _step_numbers(self) -> Sequence[float]:
+        return self.lr, _EPSILON, self.decay_rate
 
 
 class Adam(Optimizer):
@@ -237,47 +240,13 @@ class Adam(Optimizer):
     numbers = ("lr", "iter", "beta1", "beta2")
     m: dict[str, Array]
     v: dict[str, Array]
+    _step = staticmethod(_core.adam_update)
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
         super().__init__(lr)
         self.beta1 = beta1
         self.beta2 = beta2
 
-    def _rate(self) -> float:
-        # math, not NumPy: a NumPy scalar of float64 would make float32 weights float64
-        return self.lr * math.sqrt(1 - self.beta2**self.iter) / (1 - self.beta1**self.iter)
-
-    def _apply(self, param: Array, grad: Array, kept: list[Array]) -> None:
-        # The formula takes NumPy eleven passes over memory, and compiled code one.
-        dtype = np.dtype(param.dtype.type)
-        if dtype not in (np.float32, np.float64):
-            super()._apply(param, grad, kept)
-            return
-        arrays = [param, *kept]
-        w, m, v = (a if _core.ready_dtype(a) is dtype else np.array(a, dtype, order="C") for a in arrays)
-        g = grad if _core.ready_dtype(grad) is dtype else np.require(grad, dtype, ["C", "A"])
-        _core.adam_update(w, g, m, v, self.beta1, self.beta2, self._rate(), 1e-7)
-        for array, updated in zip(arrays, (w, m, v), strict=True):
-            if updated is not array:
-                array[...] = updated
-
-    def _step(self, w: Array, g: Array, s: Array, kept: list[Array]) -> None:
-        m, v = kept
-        lr_t = self._rate()
-        np.subtract(g, m, out=s)
-        s *= 1 - self.beta1
-        m += s
-        np.multiply(g, g, out=s)
-        s -= v
-        s *= 1 - self.beta2
-        v += s
-        _scaled_descent(w, m, v, s, lr_t)
-
-
-def _scaled_descent(w: Array, direction: Array, square: Array, s: Array, lr: float) -> None:
-    """``w -= lr * direction / (sqrt(square) + 1e-7)``, with `s` as scratch space."""
-    np.sqrt(square, out=s)
-    s += 1e-7
-    np.divide(direction, s, out=s)
-    s *= lr
-    w -= s
+    def _step_numbers(self) -> Sequence[float]:
+        rate = self.lr * math.sqrt(1 - self.beta2**self.iter) / (1 - self.beta1**self.iter)
+        return rate, _EPSILON, self.beta1, self.beta2

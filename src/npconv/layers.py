@@ -173,7 +173,7 @@ class SoftmaxWithLoss:
             log_likelihood = np.log(y[np.arange(len(y)), t] + 1e-7)
         else:
             log_likelihood = t.astype(y.dtype, copy=False) * np.log(y + 1e-7)
-        self.loss = -np.sum(log_likelihood) / len(y)
+        self.loss = -log_likelihood.sum() / len(y)
         return self.loss
 
     def backward(self, dout: float = 1) -> Array:

@@ -120,14 +120,11 @@ class _ConvNet:
         before ReLU and together with the convolution.  That gives the same bits, forward and backward,
         and the largest arrays of the network, those between the two, never leave the cache.
         """
-        rest, order = list(self.layers.values()), []
-        while rest:
-            if L.ConvolutionReluPooling.serves(rest[:3]):
-                conv, relu, pool, *rest = rest
-                order.append(L.ConvolutionReluPooling(conv, relu, pool))
-            else:
-                first, *rest = rest
-                order.append(first)
+        order: list[Any] = []
+        for layer in self.layers.values():
+            order.append(layer)
+            if type(layer) is L.Pooling and L.ConvolutionReluPooling.serves(order[-3:]):
+                order[-3:] = [L.ConvolutionReluPooling(*order[-3:])]
         return order
 
     def loss(self, x: Array, t: Array) -> Any:
@@ -155,7 +152,7 @@ class _ConvNet:
         correct = 0
         for i in range(0, len(x), batch_size):
             y = self.predict(x[i : i + batch_size]).argmax(axis=1)
-            correct += int(np.sum(y == labels[i : i + batch_size]))
+            correct += int(np.count_nonzero(y == labels[i : i + batch_size]))
         return correct / len(x)
 
     def gradient(self, x: Array, t: Array) -> dict[str, Array]:

@@ -17,6 +17,7 @@ constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
 
 std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
     std::vector<Tap> taps;
+    taps.reserve(static_cast<std::size_t>(kernel));
     for (index_t r = 0; r < kernel; ++r) taps.push_back({r * dilation - pad, r});
     return taps;
 }
@@ -78,7 +79,7 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
         // Rows of full width follow each other, so a vector may be stored beyond the end of all but the last.
         const T* const task_end = y + last_row * s.ow;
         Scratch<T> slab(layout.channel_stride() + max_tile_columns * 2);
-        Scratch<std::int32_t> first(width + max_tile_columns);
+        Scratch<std::int32_t> first(padded ? width + max_tile_columns : 0);
         std::vector<Strip> strips;
 
         for (index_t row = first_row; row < last_row; row += block_rows) {

@@ -282,13 +282,13 @@ def test_the_compiled_module_guards_its_memory() -> None:
     core = npconv._core
     one, pad = (1, 1), (0, 0, 0, 0)
     with pytest.raises(TypeError, match="C-contiguous"):
-        core.conv2d(X[:, :, ::2], W, None, one, pad, one, 1)
+        core.conv2d(X[:, :, ::2], W, None, one, pad, one, 1, 0)
     with pytest.raises(TypeError, match="C-contiguous"):
-        core.conv2d(X, W.astype(np.float64), None, one, pad, one, 1)
+        core.conv2d(X, W.astype(np.float64), None, one, pad, one, 1, 0)
     with pytest.raises(TypeError, match="float32 or float64"):
-        core.conv2d(X.astype(int), W, None, one, pad, one, 1)
+        core.conv2d(X.astype(int), W, None, one, pad, one, 1, 0)
     with pytest.raises(ValueError, match="dy has shape"):
-        core.conv2d_backward(X, X, W, one, pad, one, 1, (True, True, True))
+        core.conv2d_backward(X, X, W, one, pad, one, 1, (True, True, True), 0)
     with pytest.raises(ValueError, match="inner sizes"):
         core.gemm(np.ones((2, 3)), np.ones((4, 5)), None, False, False)
     with pytest.raises(ValueError, match="differ in size"):

@@ -12,7 +12,15 @@ _Padding = tuple[int, int, int, int]  # top, bottom, left, right
 
 def ready_dtype(*objects: Any) -> np.dtype[Any] | None: ...
 def conv2d(
-    x: _Array, weight: _Array, bias: _Array | None, stride: _Pair, padding: _Padding, dilation: _Pair, groups: int, /
+    x: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    stride: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+    groups: int,
+    algorithm: int,
+    /,
 ) -> _Array: ...
 def conv2d_backward(
     dy: _Array,
@@ -23,6 +31,7 @@ def conv2d_backward(
     dilation: _Pair,
     groups: int,
     needs: tuple[bool, bool, bool],
+    algorithm: int,
     /,
 ) -> tuple[_Array | None, _Array | None, _Array | None]: ...
 def conv_output_size(input_size: int, filter_size: int, stride: int, pad: int, dilation: int, /) -> int: ...

@@ -242,8 +242,12 @@ def conv2d(
     groups : int
         Output channels see only the input channels of their own group.
     padding_mode : "zeros"
-    algorithm : "auto" or "gemm"
-        Both are the implicit matrix product, which never makes the im2col matrix.
+    algorithm : "auto", "gemm", "winograd2" or "winograd4"
+        "gemm" is the implicit matrix product, which never makes the im2col matrix. The other two are Winograd's
+        algorithm [1]_ in output tiles of 2x2 and of 4x4 pixels, for 3x3 kernels of stride and dilation 1: 2.25 and 4
+        times fewer multiplications. "auto" takes what is expected to be the fastest. In float32 the largest error, over
+        the root mean square of the result, is below 5e-6, with "winograd4" below 5e-5; an infinity or a NaN in x may
+        spoil the whole tile with Winograd's algorithm, and not only the pixels that see it.
 
     Returns
     -------
@@ -256,14 +260,20 @@ def conv2d(
     TypeError
         If no input is floating point, or one is complex or an object array; if an int is none.
     ValueError
-        If shapes and arguments do not fit together, or the result would have no pixel.
+        If shapes and arguments do not fit together, or the result would have no pixel; if `algorithm` cannot compute
+        this convolution.
+
+    References
+    ----------
+    .. [1] A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
     """
     op = "conv2d"
-    _conv_modes(op, padding_mode, algorithm)
+    _zeros(op, padding_mode)
     (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     x, single = _images(op, "x", x)
     geometry = _geometry(op, weight, stride, padding, dilation, groups)
-    return _finish(_core.conv2d(x, weight, _cast_bias(op, bias, x.dtype), *geometry, _algorithm(op, algorithm, weight, geometry)), dtype, single)
+    chosen = _algorithm(op, algorithm, weight, geometry)
+    return _finish(_core.conv2d(x, weight, _cast_bias(op, bias, x.dtype), *geometry, chosen), dtype, single)
 
 
 def conv2d_backward(
@@ -285,7 +295,7 @@ def conv2d_backward(
     ----------
     dy : array_like, shape of conv2d's result
         Gradient of the loss with respect to it.
-    x, weight, stride, padding, dilation, groups, padding_mode
+    x, weight, stride, padding, dilation, groups, padding_mode, algorithm
         As given to `conv2d`.
     needs : (bool, bool, bool)
         Which of the three gradients to compute. The first layer of a network has no use for dx.
@@ -301,14 +311,15 @@ def conv2d_backward(
         As `conv2d`; also if dy does not have the shape of its result.
     """
     op = "conv2d_backward"
-    _conv_modes(op, padding_mode, algorithm)
+    _zeros(op, padding_mode)
     (x, weight), dtype = _promote(op, ("x", "weight"), x, weight)
     x, single = _images(op, "x", x)
     dy, single_dy = _images(op, "dy", _cast(op, "dy", dy, x.dtype))
     if single != single_dy:
         raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
     geometry = _geometry(op, weight, stride, padding, dilation, groups)
-    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, _needs(op, needs), _algorithm(op, algorithm, weight, geometry))
+    chosen = _algorithm(op, algorithm, weight, geometry)
+    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, _needs(op, needs), chosen)
     return (
         None if dx is None else _finish(dx, dtype, single),
         None if dweight is None else _finish(dweight, dtype),
@@ -316,11 +327,22 @@ def conv2d_backward(
     )
 
 
-def _conv_modes(op: str, padding_mode: str, algorithm: str) -> None:
+def _zeros(op: str, padding_mode: str) -> None:
     if padding_mode != "zeros":
         raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available is 'zeros' (np.pad offers others)")
-    if algorithm not in _ALGORITHMS:
-        raise ValueError(f"{op}: algorithm is {algorithm!r}; available are 'auto' and 'gemm'")
+
+
+def _algorithm(op: str, algorithm: str, weight: Array, geometry: tuple[Any, ...]) -> int:
+    """Return the number of the algorithm in the compiled code; ValueError if it cannot compute this convolution."""
+    number = _ALGORITHMS.get(algorithm)
+    if number is None:
+        raise ValueError(f"{op}: algorithm is {algorithm!r}; available are {', '.join(map(repr, _ALGORITHMS))}")
+    if number > 1 and (weight.shape[2:] != (3, 3) or geometry[0] != (1, 1) or geometry[2] != (1, 1)):
+        raise ValueError(
+            f"{op}: algorithm is {algorithm!r}, for 3x3 kernels with stride and dilation 1; the kernel is "
+            f"{weight.shape[2]}x{weight.shape[3]}, stride {geometry[0]}, dilation {geometry[2]}: use 'auto' or 'gemm'"
+        )
+    return number
 
 
 def conv_output_size(

@@ -82,4 +82,17 @@ CONVS = [
     Conv("stride 2", 8, 128, 56, 128, 3, 2, 1),
 ]
 
+# Shapes like those, of sizes that no kernel was tuned for: they tell whether the others were.
+MORE_CONVS = [
+    Conv("3x3, 48 to 96, 27x27", 8, 48, 27, 96, 3, 1, 1),
+    Conv("3x3, 64 to 64, batch 1", 1, 64, 56, 64, 3, 1, 1),
+    Conv("3x3, 192 to 384, 13x13", 8, 192, 13, 384, 3, 1, 1),
+    Conv("3x3, 24 to 40, no padding", 16, 24, 45, 40, 3),
+    Conv("5x5, 32 to 32, 28x28", 16, 32, 28, 32, 5, 1, 2),
+    Conv("1x1, 128 to 256, stride 2", 8, 128, 57, 256, 1, 2),
+    Conv("1x1, 512 to 512, 14x14", 8, 512, 14, 512, 1),
+    Conv("7x7, 3 to 48, stride 2", 8, 3, 160, 48, 7, 2, 3),
+]
+
 POOLS = [Pool("max pool 2x2", 100, 30, 24, 2, 2), Pool("max pool 3x3 s2 p1", 8, 64, 112, 3, 2, 1)]
+MORE_POOLS = [Pool("max pool 2x2, 112x112", 8, 64, 112, 2, 2)]

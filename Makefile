@@ -14,7 +14,11 @@ bench: $(VENV)
 	$(VENV)/bin/pip install ".[bench]"
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
 
+bench-peers: $(VENV)
+	$(VENV)/bin/pip install ".[bench]"
+	$(VENV)/bin/python benchmarks/compare_peers.py $(ARGS)
+
 $(VENV):
 	$(PYTHON) -m venv $(VENV)
 
-.PHONY: train test bench
+.PHONY: train test bench bench-peers

@@ -117,18 +117,6 @@ def peaks(threads: int, cores: list[int]) -> tuple[float | None, float | None]:
     return fma, copy
 
 
-def start(pythons: dict[str, Path], threads: int, cores: list[int], results: dict[str, Any]) -> dict[str, Worker]:
-    workers: dict[str, Worker] = {}
-    for name, python in pythons.items():
-        try:
-            workers[name] = Worker(name, python, threads, cores, Path(results["output"], f"{name}.log"))
-        except Unavailable as error:
-            results["left_out"][name] = str(error)
-        else:
-            results["versions"][name] = workers[name].versions
-    return workers
-
-
 def compare(options: argparse.Namespace, pythons: dict[str, Path], results: dict[str, Any]) -> None:
     rows = [row for row in all_rows(options.dtype) if options.only in row.name]
     if not rows:
@@ -138,8 +126,15 @@ def compare(options: argparse.Namespace, pythons: dict[str, Path], results: dict
         fma, copy = peaks(threads, cores)
         run: dict[str, Any] = {"threads": threads, "fma_peak": fma, "copy_peak": copy, "rows": []}
         results["runs"].append(run)
-        workers = start(pythons, threads, cores, results)
+        workers: dict[str, Worker] = {}
         try:
+            for name, python in pythons.items():
+                try:
+                    workers[name] = Worker(name, python, threads, cores, Path(results["output"], f"{name}.log"))
+                except Unavailable as error:
+                    results["left_out"][name] = str(error)
+                else:
+                    results["versions"][name] = workers[name].versions
             for row in rows:
                 if "npconv" not in workers:
                     sys.exit(f"npconv {results['left_out'].get('npconv', 'has stopped')}")
@@ -178,7 +173,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="measure only rows whose name contains this")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--output", type=Path, default=BENCHMARKS / "results" / "peers")
-    parser.add_argument("--python", metavar="NAME=PATH", action="append", default=[], help="one to use as it is")
+    whose = "take this Python for a library as it is, and install nothing"
+    parser.add_argument("--python", metavar="NAME=PATH", action="append", default=[], help=whose)
     options = parser.parse_args()
     if min(*options.threads, options.rounds) < 1:
         parser.error("--threads and --rounds must be positive")
@@ -192,7 +188,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    given = {text.split("=")[0]: Path(text.partition("=")[2]) for text in options.python}
+    given = {text.split("=")[0]: Path(text.partition("=")[2]).absolute() for text in options.python}
     results = about_machine(options.cores)
     results |= {"rounds": options.rounds, "seconds": options.seconds, "dtype": options.dtype}
     results |= {"output": str(options.output), "versions": {}, "left_out": {}, "runs": []}

@@ -17,6 +17,9 @@ from peers.report import medians, rate
 
 COLOURS = dict(zip(PEERS, ["black", *plt.get_cmap("tab10").colors], strict=False))  # type: ignore[attr-defined]
 
+# Where a bar is cut off, and its number written: one row must not flatten all the others.
+HIGHEST = 4.0
+
 
 def bars(results: dict[str, Any], path: Path) -> None:
     """Draw the speed of every library at every row, as a multiple of npconv's: a panel per group and thread count."""
@@ -35,11 +38,15 @@ def bars(results: dict[str, Any], path: Path) -> None:
                 speed = [t["npconv"] / t[name] if name in t else 0.0 for t in times]
                 places = np.arange(len(rows)) + (i - (len(used) - 1) / 2) * width
                 panel.bar(places, speed, width, label=PEERS[name].title, color=COLOURS[name])
+                for place, value in zip(places, speed, strict=True):
+                    if value > HIGHEST:
+                        panel.text(place, HIGHEST, f"{value:.1f}", ha="center", va="top", fontsize="small")
             panel.axhline(1, color="grey", linewidth=0.8)
             labels = [row["name"].partition(": ")[2].removesuffix(", float64") for row in rows]
             panel.set_xticks(range(len(rows)), labels, rotation=25, ha="right")
             panel.set_title(f"{group}, {run['threads']} thread{'s' * (run['threads'] > 1)}")
             panel.set_ylabel("speed, npconv = 1")
+            panel.set_ylim(0, min(panel.get_ylim()[1] * 1.1, HIGHEST))  # room for the legend
             if used:
                 panel.legend(fontsize="small", ncols=len(used))
     figure.savefig(path, format="png", dpi=80)

@@ -18,9 +18,9 @@ namespace {
 // Sizes of what is worked on at a time.
 constexpr index_t pixel_elements = 384 << 10;  // transformed pixels of a task, and at least so many tiles:
 constexpr index_t least_tiles = 48;
-constexpr index_t weight_channels = 128;  // input channels whose weights are transformed at a time
-constexpr index_t gradient_elements =
-    2 << 20;  // transformed pixels of x and dy that the weight gradient sums at a time
+constexpr index_t weight_channels = 128;   // input channels whose weights are transformed at a time
+constexpr index_t gradient_channels = 64;  // input, and output, channels of a task of the weight gradient
+constexpr index_t gradient_tiles = 48;     // tiles that it sums at a time
 
 /// The pixels behind some rows of tiles, as [pixel][nr]: those of x that the tiles read or of y that they make. Tile
 /// (ty, tx) has `size` x `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
@@ -141,15 +141,19 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
     for (index_t i = 0; i < 9; ++i) taps[i] = (backwards ? 8 - i : i) * nr;
     for (index_t e = 0; e < (tile + 2) * (tile + 2); ++e) steps[e] = e * step;
     constexpr index_t at_a_time = 16;
-    Scratch<T> raw(at_a_time * 9 * nr);
+    Scratch<T> raw((at_a_time * 9 + kernel.lanes) * nr);
+    const T* const end = c.weight + c.groups * c.weight_group;
     for (index_t i = 0; i < kc; i += at_a_time) {
         const index_t channels = std::min(at_a_time, kc - i);
         if (c.weight_c == 9) {  // they follow each other
             kernel.pack_transposed(from + i * 9, c.weight_m, count, channels * 9, raw.data(), nr, columns);
         } else {
             for (index_t j = 0; j < channels; ++j) {
-                kernel.pack_transposed(from + (i + j) * c.weight_c, c.weight_m, count, 9, raw.data() + j * 9 * nr, nr,
-                                       columns);
+                // Whole vectors are quicker to read: what follows the nine taps is written first and then overwritten.
+                const T* const row = from + (i + j) * c.weight_c;
+                const index_t width = ceil_div(9, kernel.lanes) * kernel.lanes;
+                const bool whole = row + (count - 1) * c.weight_m + width <= end;
+                kernel.pack_transposed(row, c.weight_m, count, whole ? width : 9, raw.data() + j * 9 * nr, nr, columns);
             }
         }
         for (index_t j = 0; j < channels; ++j) {
@@ -262,118 +266,116 @@ template <class T>
 void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pack_dy, const T* x, T* dweight,
                               T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr, mr = kernel.mr;
-    const index_t elements = (tile + 2) * (tile + 2), cg = s.cg(), kg = s.kg();
-    const index_t ld_x = off_power_of_two(cg, kernel.lanes), ld_dy = off_power_of_two(kg, nr);
-    const index_t x_chunks = ceil_div(cg, nr), dy_chunks = ceil_div(kg, nr);
+    const int nr = kernel.nr;
+    const index_t elements = (tile + 2) * (tile + 2), cg = s.cg(), kg = s.kg(), size = s.k * cg * 9;
 
-    // Blocks of tiles are transformed, and all that fit into `gradient_elements` are then multiplied at once; each sum
-    // takes the blocks in their order, whatever thread computes it.
-    const index_t most_tiles = std::max(gradient_elements / (elements * (ld_x + ld_dy)), least_tiles);
-    const TileGrid grid(s.n, s.oh, s.ow, tile, std::min(most_tiles, 2 * least_tiles));
-    const index_t block_tiles = grid.block_rows * grid.block_cols;
-    const index_t most_blocks = std::clamp<index_t>(most_tiles / block_tiles, 1, grid.blocks());
-    const index_t x_step = off_power_of_two(most_blocks * block_tiles * ld_x, kernel.lanes);
-    const index_t dy_step = off_power_of_two(most_blocks * block_tiles * ld_dy, kernel.lanes);
-    const index_t sum_step = off_power_of_two(cg * ld_dy, kernel.lanes);
-    std::vector<index_t> dy_steps, sum_steps, taps;
+    // A task sums the products of some input channels with some output channels over a run of blocks of tiles; the
+    // sums of a few runs, which depend on the shape alone, are then added in order.
+    const index_t c_chunks = ceil_div(cg, gradient_channels), k_chunks = ceil_div(kg, gradient_channels);
+    const index_t ld_x = off_power_of_two(std::min(cg, gradient_channels), kernel.lanes);
+    const index_t ld_dy = off_power_of_two(std::min(kg, gradient_channels), nr);
+    const TileGrid grid(s.n, s.oh, s.ow, tile, gradient_tiles);
+    const index_t splits =
+        std::clamp<index_t>(std::max<index_t>(1 << 20, 3 * size) / size, 1, std::min<index_t>(grid.blocks(), 64));
+    const index_t most_tiles = grid.block_rows * grid.block_cols;
+    const index_t x_step = off_power_of_two(most_tiles * ld_x, kernel.lanes);
+    const index_t dy_step = off_power_of_two(most_tiles * ld_dy, kernel.lanes);
+    const index_t sum_step = off_power_of_two(std::min(cg, gradient_channels) * ld_dy, kernel.lanes);
+    std::vector<index_t> dy_steps, sum_steps, row_of_dy;
     for (index_t e = 0; e < elements; ++e) {
         dy_steps.push_back(e * dy_step);
         sum_steps.push_back(e * sum_step);
     }
-    for (index_t i = 0; i < 9; ++i) taps.push_back(i * nr);
+    for (index_t t = 0; t < most_tiles; ++t) row_of_dy.push_back(t * ld_dy);
 
-    Scratch<T> x_pixels(elements * x_step), dy_pixels(elements * dy_step), sums(elements * sum_step);
-    Scratch<T> bias_sums(grid.blocks() * dy_chunks * nr);
-    dy_pixels.clear();  // columns behind the last output channel are computed, too
-    constexpr index_t depth_most = 256;
-    index_t rows_of_b[depth_most];
-    for (index_t i = 0; i < depth_most; ++i) rows_of_b[i] = i * ld_dy;
+    Scratch<T> partials((splits - 1) * size), bias_partials(splits * s.k);
+    const index_t tasks = splits * s.groups * c_chunks * k_chunks;
+    const double task_ns = static_cast<double>(grid.blocks() * most_tiles * elements) * static_cast<double>(s.k * cg) *
+                           fma_ns / static_cast<double>(tasks);
+    parallel_for(tasks, task_ns, [&](index_t task) {
+        const index_t k_chunk = task % k_chunks, c_chunk = task / k_chunks % c_chunks;
+        const index_t group = task / k_chunks / c_chunks % s.groups, split = task / k_chunks / c_chunks / s.groups;
+        const index_t c0 = share_begin(c_chunk, c_chunks, cg), channels = share_begin(c_chunk + 1, c_chunks, cg) - c0;
+        const index_t k0 = share_begin(k_chunk, k_chunks, kg), filters = share_begin(k_chunk + 1, k_chunks, kg) - k0;
+        Scratch<T> pixels(elements * x_step), gradients(elements * dy_step), sums(elements * sum_step);
+        gradients.clear();  // columns behind the last output channel are computed, too
+        T bias_sum[gradient_channels + max_tile_columns] = {};
 
-    for (index_t group = 0; group < s.groups; ++group) {
-        for (index_t first = 0; first < grid.blocks(); first += most_blocks) {
-            const index_t blocks = std::min(most_blocks, grid.blocks() - first);
+        const index_t first = share_begin(split, splits, grid.blocks());
+        for (index_t index = first; index < share_begin(split + 1, splits, grid.blocks()); ++index) {
+            const Block block = grid.block(index);
+            const index_t tiles = block.rows() * block.width();
+            const PixelBlock in(block, grid.tile_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
+            transform_pixels(in, x + (group * cg + c0) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, channels, tile,
+                             pixels.data(), x_step, ld_x);
 
-            // 1. Transform: chunks of nr channels of x and of dy.
-            const index_t chunks = x_chunks + dy_chunks;
-            parallel_for(
-                blocks * chunks, static_cast<double>(block_tiles * nr * elements) * element_ns, [&](index_t task) {
-                    const index_t chunk = task % chunks, index = task / chunks;
-                    const Block block = grid.block(first + index);
-                    const index_t tiles = block.rows() * block.width();
-                    if (chunk < x_chunks) {
-                        const index_t channel = chunk * nr, count = std::min<index_t>(nr, cg - channel);
-                        const PixelBlock in(block, grid.tile_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w,
-                                            nr);
-                        transform_pixels(in, x + (group * cg + channel) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, count,
-                                         tile, x_pixels.data() + index * block_tiles * ld_x + channel, x_step, ld_x);
-                        return;
-                    }
-                    const index_t channel = (chunk - x_chunks) * nr, count = std::min<index_t>(nr, kg - channel);
-                    const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
-                    const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
-                    Scratch<T> packed((out.pixels() + 1) * nr);
-                    for (const PixelBlock::Piece& piece : out.pieces) {
-                        pack_dy(piece.strip, piece.col, piece.width, group * kg + channel, count,
-                                packed.data() + piece.first * nr);
-                    }
-                    std::fill(packed.data() + out.pixels() * nr, packed.data() + (out.pixels() + 1) * nr, T(0));
-                    for (index_t t = 0; t < tiles; ++t) {
-                        kernel.winograd[tile].output_gradient(
-                            packed.data(), out.offsets.data() + t * tile * tile, columns,
-                            dy_pixels.data() + (index * block_tiles + t) * ld_dy + channel, dy_steps.data(), nullptr);
-                    }
-                    T* const bias_sum = bias_sums.data() + (first + index) * dy_chunks * nr + channel;
-                    std::fill(bias_sum, bias_sum + nr, T(0));
+            const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
+            Scratch<T> packed((out.pixels() + 1) * nr);
+            T* const outside = packed.data() + out.pixels() * nr;
+            for (index_t k = 0; k < filters; k += nr) {
+                const index_t count = std::min<index_t>(nr, filters - k);
+                for (const PixelBlock::Piece& piece : out.pieces) {
+                    pack_dy(piece.strip, piece.col, piece.width, group * kg + k0 + k, count,
+                            packed.data() + piece.first * nr);
+                }
+                std::fill(outside, outside + nr, T(0));
+                for (index_t t = 0; t < tiles; ++t) {
+                    kernel.winograd[tile].output_gradient(packed.data(), out.offsets.data() + t * tile * tile, count,
+                                                          gradients.data() + t * ld_dy + k, dy_steps.data(), nullptr);
+                }
+                if (dbias && c_chunk == 0) {
                     for (index_t pixel = 0; pixel < out.pixels(); ++pixel) {
-                        for (int j = 0; j < nr; ++j) bias_sum[j] += packed[pixel * nr + j];
+                        for (index_t j = 0; j < nr; ++j) bias_sum[k + j] += packed[pixel * nr + j];
                     }
-                });
+                }
+            }
 
-            // 2. Multiply: one matrix product for each element, cut into pieces of its result.
-            const index_t row_blocks = ceil_div(cg, 4 * mr);
-            parallel_for(
-                elements * row_blocks, static_cast<double>(4 * mr * kg * blocks * block_tiles) * fma_ns,
-                [&](index_t task) {
-                    const index_t e = task / row_blocks, row_block = task % row_blocks;
-                    const index_t c0 = share_begin(row_block, row_blocks, cg);
-                    const index_t c_count = share_begin(row_block + 1, row_blocks, cg) - c0;
-                    const index_t row_tiles = ceil_div(c_count, mr);
-                    for (index_t k = 0; k < kg; k += nr) {
-                        for (index_t index = 0; index < blocks; ++index) {
-                            const Block block = grid.block(first + index);
-                            const index_t tiles = block.rows() * block.width();
-                            for (index_t t = 0; t < tiles; t += depth_most) {
-                                const index_t depth = std::min(depth_most, tiles - t), at = index * block_tiles + t;
-                                for (index_t i = 0; i < row_tiles; ++i) {
-                                    const index_t c = c0 + share_begin(i, row_tiles, c_count);
-                                    const index_t rows = c0 + share_begin(i + 1, row_tiles, c_count) - c;
-                                    kernel.gemm_tile[rows](depth, x_pixels.data() + e * x_step + at * ld_x + c, ld_x,
-                                                           dy_pixels.data() + e * dy_step + at * ld_dy + k, rows_of_b,
-                                                           sums.data() + e * sum_step + c * ld_dy + k, ld_dy, nr,
-                                                           nullptr, first + index + t > 0);
-                                }
-                            }
-                        }
+            const index_t row_tiles = ceil_div(channels, kernel.mr);
+            for (index_t e = 0; e < elements; ++e) {
+                for (index_t k = 0; k < filters; k += nr) {
+                    for (index_t i = 0; i < row_tiles; ++i) {
+                        const index_t c = share_begin(i, row_tiles, channels);
+                        const index_t rows = share_begin(i + 1, row_tiles, channels) - c;
+                        kernel.gemm_tile[rows](tiles, pixels.data() + e * x_step + c, ld_x,
+                                               gradients.data() + e * dy_step + k, row_of_dy.data(),
+                                               sums.data() + e * sum_step + c * ld_dy + k, ld_dy, nr, nullptr,
+                                               index > first);
                     }
-                });
-        }
-
-        // 3. Transform the sums back, and turn them over into dweight (k, channel, tap).
-        parallel_for(dy_chunks * cg, static_cast<double>(nr * elements) * element_ns, [&](index_t task) {
-            const index_t c = task % cg, k = task / cg * nr, count = std::min<index_t>(nr, kg - k);
-            T taps_of_k[9 * max_tile_columns];
-            kernel.winograd[tile].filter_gradient(sums.data() + c * ld_dy + k, sum_steps.data(), count, taps_of_k,
-                                                  taps.data(), nullptr);
-            kernel.pack_transposed(taps_of_k, nr, 9, count, dweight + ((group * kg + k) * cg + c) * 9, cg * 9, 9);
-        });
-        if (dbias) {
-            for (index_t k = 0; k < kg; ++k) {
-                T sum = 0;
-                for (index_t block = 0; block < grid.blocks(); ++block) sum += bias_sums[block * dy_chunks * nr + k];
-                dbias[group * kg + k] = sum;
+                }
             }
         }
+
+        // Transform the sums back, and turn them over into (k, channel, tap).
+        T* const to = (split == 0 ? dweight : partials.data() + (split - 1) * size) + (group * kg + k0) * cg * 9;
+        constexpr index_t at_a_time = 16;
+        Scratch<T> weights(at_a_time * 9 * nr);
+        index_t taps[9];
+        for (index_t i = 0; i < 9; ++i) taps[i] = i * nr;
+        for (index_t k = 0; k < filters; k += nr) {
+            const index_t count = std::min<index_t>(nr, filters - k);
+            for (index_t c = 0; c < channels; c += at_a_time) {
+                const index_t some = std::min(at_a_time, channels - c);
+                for (index_t i = 0; i < some; ++i) {
+                    kernel.winograd[tile].filter_gradient(sums.data() + (c + i) * ld_dy + k, sum_steps.data(), count,
+                                                          weights.data() + i * 9 * nr, taps, nullptr);
+                }
+                kernel.pack_transposed(weights.data(), nr, some * 9, count, to + (k * cg + c0 + c) * 9, cg * 9,
+                                       some * 9);
+            }
+        }
+        if (dbias && c_chunk == 0) {
+            std::copy(bias_sum, bias_sum + filters, bias_partials.data() + split * s.k + group * kg + k0);
+        }
+    });
+    parallel_for_range(size, static_cast<double>(splits) * element_ns, [&](index_t begin, index_t end) {
+        for (index_t split = 1; split < splits; ++split) {
+            const T* const part = partials.data() + (split - 1) * size;
+            for (index_t i = begin; i < end; ++i) dweight[i] += part[i];
+        }
+    });
+    for (index_t k = 0; dbias && k < s.k; ++k) {
+        dbias[k] = 0;
+        for (index_t split = 0; split < splits; ++split) dbias[k] += bias_partials[split * s.k + k];
     }
 }
 

@@ -176,8 +176,9 @@ int winograd_tile(const ConvShape& s, Algorithm algorithm) {
     if (!possible || algorithm == Algorithm::gemm) return 0;
     if (algorithm == Algorithm::winograd2) return 2;
     if (algorithm == Algorithm::winograd4) return 4;
-    const auto cg = static_cast<double>(s.cg()), kg = static_cast<double>(s.kg());
-    double least = static_cast<double>(s.oh * s.ow) * 9 * cg * kg / 0.75;
+    const auto vectors = [](index_t channels) { return static_cast<double>(ceil_div(channels, 16) * 16); };
+    const double cg = vectors(s.cg()), kg = vectors(s.kg());
+    double least = static_cast<double>(s.oh * s.ow * 9 * s.cg() * s.kg()) / 0.75;
     int best = 0;
     for (const int tile : {2, 4}) {
         const auto elements =

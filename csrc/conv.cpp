@@ -165,8 +165,6 @@ void correlate_gemm(const Correlation<T>& c) {
 
         Scratch<T> slab(layout.size(slab_channels) + nr);
         Scratch<T> packed(depth * nr + nr);
-        slab.clear();  // columns behind the end of a block are computed, too
-        packed.clear();
         Scratch<index_t> offsets(2 * depth);
         index_t* const slab_row = offsets.data();
         index_t* const packed_row = slab_row + depth;
@@ -176,6 +174,8 @@ void correlate_gemm(const Correlation<T>& c) {
         std::vector<Strip> strips;
         cut_into_strips(block, c.v.out, strips);
         layout.place(strips);
+        layout.clear_behind(strips, slab_channels, nr, slab.data());
+        if (!cut.in_place) packed.clear();  // columns behind the end of a block are computed, too
         Panels panels;
         panels.cut(block, strips, layout.width(), results, nr, cut.in_place);
 
@@ -254,8 +254,20 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
 
 }  // namespace
 
+ConvShape in_one_row(const ConvShape& s) {
+    ConvShape row = s;
+    const bool single_pixels =
+        s.kh == 1 && s.kw == 1 && s.h == s.oh && s.w == s.ow && s.pad.top == 0 && s.pad.left == 0;
+    if (single_pixels && s.stride.h == 1 && s.stride.w == 1) {
+        row.w = row.ow = s.h * s.w;
+        row.h = row.oh = 1;
+    }
+    return row;
+}
+
 template <class T>
-void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
+void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
+    const ConvShape s = in_one_row(shape);
     const index_t taps = s.kh * s.kw;
     const Correlation<T> correlation{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
                                      forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left),
@@ -278,7 +290,8 @@ void conv2d_forward(const ConvShape& s, const T* x, const T* weight, const T* bi
 }
 
 template <class T>
-void conv2d_backward_data(const ConvShape& s, const T* dy, const T* weight, T* dx, Algorithm algorithm) {
+void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm) {
+    const ConvShape s = in_one_row(shape);
     const index_t taps = s.kh * s.kw;
     for (index_t v = 0; v < s.stride.h; ++v) {
         for (index_t h = 0; h < s.stride.w; ++h) {

@@ -9,6 +9,9 @@ namespace npconv {
 /// How a convolution is computed. All give the same result, but for rounding.
 enum class Algorithm { automatic, gemm, winograd2, winograd4 };
 
+/// The same convolution over images of one long row, if it is one of single pixels: there no row ends within a panel.
+ConvShape in_one_row(const ConvShape& shape);
+
 /// y = x * weight + bias; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
 template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y,

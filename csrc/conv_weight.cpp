@@ -133,8 +133,10 @@ void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T
 }  // namespace
 
 template <class T>
-void conv2d_backward_weight(const ConvShape& s, const T* dy, const T* x, T* dweight, T* dbias, Algorithm algorithm) {
+void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
+                            Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
+    const ConvShape s = in_one_row(shape);
     const index_t plane = s.oh * s.ow;
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                              T* packed) {

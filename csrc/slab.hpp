@@ -104,7 +104,9 @@ class SlabLayout {
         constexpr index_t most = index_t(1) << 48;  // elements; no memory is that large, and nothing overflows below
         if (rows > most / width_ || rows * width_ > most / std::max<index_t>(phases, 1)) throw std::bad_alloc();
         plane_ = rows * width_;
-        channel_stride_ = plane_ * phases;
+        // An odd number of cache lines: channels a power of two apart would all meet in the same lines of the L1 cache.
+        constexpr index_t line = 16;
+        channel_stride_ = (plane_ * phases / line | 1) * line + line * 2;
     }
 
     index_t width() const { return width_; }
@@ -148,6 +150,20 @@ class SlabLayout {
                 }
             }
         }
+    }
+
+    /// Puts zeros behind the pixels of a block, where columns that nobody wants are read.
+    template <class T>
+    void clear_behind(const std::vector<Strip>& strips, index_t channels, index_t slack, T* slab) const {
+        const Strip& last = strips.back();
+        const index_t used = last.source + (last.rows + v_.reach) * width_,
+                      phases = static_cast<index_t>(v_.phases.size() * h_.phases.size());
+        for (index_t c = 0; c < channels; ++c) {
+            T* const plane = slab + c * channel_stride_;
+            for (index_t p = 0; p < phases; ++p) std::fill(plane + p * plane_ + used, plane + (p + 1) * plane_, T(0));
+            std::fill(plane + phases * plane_, plane + channel_stride_, T(0));
+        }
+        std::fill(slab + channels * channel_stride_, slab + channels * channel_stride_ + slack, T(0));
     }
 
    private:

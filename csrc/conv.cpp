@@ -98,32 +98,6 @@ void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
     });
 }
 
-/// Stores a tile whose columns are scattered over the output: several rows, several images, or every step-th pixel.
-template <class T>
-void store_scattered(const Segment* segments, int count, const T* tile, index_t nr, index_t rows, index_t step,
-                     const T* bias, bool accumulate, T* out, index_t out_plane) {
-    for (index_t i = 0; i < rows; ++i, tile += nr, out += out_plane) {
-        for (int s = 0; s < count; ++s) {
-            const T* from = tile + segments[s].column;
-            T* to = out + segments[s].at;
-            const int n = segments[s].length;
-            if (step == 1) {
-                if (accumulate) {
-                    for (int j = 0; j < n; ++j) to[j] += from[j];
-                } else if (bias) {
-                    for (int j = 0; j < n; ++j) to[j] = from[j] + bias[i];
-                } else {
-                    std::copy(from, from + n, to);
-                }
-            } else {
-                for (int j = 0; j < n; ++j) {
-                    to[j * step] = accumulate ? to[j * step] + from[j] : bias ? from[j] + bias[i] : from[j];
-                }
-            }
-        }
-    }
-}
-
 template <class T>
 void correlate_gemm(const Correlation<T>& c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
@@ -219,8 +193,8 @@ void correlate_gemm(const Correlation<T>& c) {
                     } else {
                         gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr,
                                   nullptr, false);
-                        store_scattered(to, panel.results, tile_buffer, nr, tile_rows, c.h.step, bias, k > 0, out,
-                                        out_plane);
+                        kernel.store_columns(tile_buffer, tile_rows, to, panel.results, c.h.step, bias, k > 0, out,
+                                             out_plane);
                     }
                 }
             }

@@ -70,6 +70,11 @@ struct TypedKernels {
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 
+    /// The way back: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows and
+    /// each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.
+    void (*store_columns)(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
+                          bool accumulate, T* out, index_t out_plane);
+
     /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < width.
     void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
                             index_t width);

@@ -22,6 +22,35 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
     }
 }
 
+/// to[j] = from[j] + base, or + to[j], for j < n: vectors of Lanes elements, then of half as many, and so on.
+template <class T, int Lanes>
+inline void add_run(const T* from, T base, bool accumulate, int n, T* to) {
+    using S = Simd<T, Lanes* static_cast<int>(sizeof(T))>;
+    for (; n >= Lanes; n -= Lanes, from += Lanes, to += Lanes) {
+        S::store(to, S::load(from) + (accumulate ? S::load(to) : S::broadcast(base)));
+    }
+    if constexpr (Lanes > 1) add_run<T, Lanes / 2>(from, base, accumulate, n, to);
+}
+
+template <class T, int Bytes, int NV>
+void store_columns(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
+                   bool accumulate, T* out, index_t out_plane) {
+    constexpr int lanes = Simd<T, Bytes>::lanes;
+    for (index_t i = 0; i < rows; ++i, tile += NV * lanes, out += out_plane) {
+        const T base = bias ? bias[i] : T(0);
+        for (int s = 0; s < count; ++s) {
+            const T* const from = tile + segments[s].column;
+            T* const to = out + segments[s].at;
+            if (step == 1) {
+                add_run<T, lanes>(from, base, accumulate, segments[s].length, to);
+            } else {
+                for (int j = 0; j < segments[s].length; ++j)
+                    to[j * step] = from[j] + (accumulate ? to[j * step] : base);
+            }
+        }
+    }
+}
+
 /// Turns a square of vectors over: element i of v[j] and element j of v[i] change places.
 template <class T, int Bytes>
 void transpose_square(typename Simd<T, Bytes>::Vector* v) {

@@ -22,6 +22,10 @@ template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx,
                           Algorithm algorithm = Algorithm::automatic);
 
+/// The same for few input channels, as those of a first layer: fast where the other way has too few rows for a tile.
+template <class T>
+void conv2d_backward_data_by_taps(const ConvShape& shape, const T* dy, const T* weight, T* dx);
+
 /// dweight and dbias (k); either may be null where it is not needed.
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,

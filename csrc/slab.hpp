@@ -152,6 +152,28 @@ class SlabLayout {
         }
     }
 
+    /// The way back: copies one channel of a slab to rows [top, bottom) of `image`, in the columns of a whole block.
+    /// Pixels that no tap meets become 0.
+    template <class T>
+    void unfill(const Strip& strip, const T* slab, index_t top, index_t bottom, T* image) const {
+        std::fill(image + top * h_.in, image + bottom * h_.in, T(0));
+        for (const index_t phase_v : v_.phases) {
+            for (const index_t phase_h : h_.phases) {
+                for (index_t i = 0; i < strip.rows + v_.reach; ++i) {
+                    const index_t y = (strip.row + v_.reach_from + i) * v_.stride + phase_v;
+                    if (y < top || y >= bottom) continue;
+                    const index_t left = std::max<index_t>(-h_.reach_from, 0);
+                    const index_t right =
+                        std::min(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - h_.reach_from, width_);
+                    const T* const from = slab + i * width_;
+                    T* const to = image + y * h_.in + h_.reach_from * h_.stride + phase_h;
+                    for (index_t x = left; x < right; ++x) to[x * h_.stride] = from[x];
+                }
+                slab += plane_;
+            }
+        }
+    }
+
     /// Puts zeros behind the pixels of a block, where columns that nobody wants are read.
     template <class T>
     void clear_behind(const std::vector<Strip>& strips, index_t channels, index_t slack, T* slab) const {

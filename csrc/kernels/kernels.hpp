@@ -70,8 +70,11 @@ struct TypedKernels {
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 
-    /// The way back: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows and
-    /// each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.
+    /// The way back, adding up: dst[dst_row[k] + segment.at ...] += src[k*nr + segment.column ...] for each segment.
+    void (*add_columns)(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row);
+
+    /// The way of results: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows
+    /// and each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.
     void (*store_columns)(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
                           bool accumulate, T* out, index_t out_plane);
 

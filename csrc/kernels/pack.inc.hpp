@@ -33,6 +33,17 @@ inline void add_run(const T* from, T base, bool accumulate, int n, T* to) {
 }
 
 template <class T, int Bytes, int NV>
+void add_columns(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row) {
+    constexpr int lanes = Simd<T, Bytes>::lanes;
+    for (index_t k = 0; k < kc; ++k, src += NV * lanes) {
+        for (int s = 0; s < count; ++s) {
+            add_run<T, lanes>(src + segments[s].column, T(0), true, segments[s].length,
+                              dst + dst_row[k] + segments[s].at);
+        }
+    }
+}
+
+template <class T, int Bytes, int NV>
 void store_columns(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
                    bool accumulate, T* out, index_t out_plane) {
     constexpr int lanes = Simd<T, Bytes>::lanes;

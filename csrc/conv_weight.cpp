@@ -99,11 +99,13 @@ void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
                 for (index_t tile = 0; tile < tiles; ++tile) {
                     const index_t r = share_begin(tile, tiles, chunk_rows);
-                    const auto grad_tile = kernel.row_gemm_tile[share_begin(tile + 1, tiles, chunk_rows) - r];
+                    const index_t tile_rows = share_begin(tile + 1, tiles, chunk_rows) - r;
+                    const auto grad_tile = k_count <= kernel.lanes ? kernel.narrow_row_gemm_tile[tile_rows]
+                                                                   : kernel.row_gemm_tile[tile_rows];
                     packed = dy_panel.data();
                     for (const Strip& strip : strips) {
                         grad_tile(strip.rows, block.width(), slab.data() + strip.source, in_row.data() + r,
-                                  layout.width(), packed, sums + r * ld + k, ld, true);
+                                  layout.width(), packed, nr, sums + r * ld + k, ld, true);
                         packed += strip.rows * block.width() * nr;
                     }
                 }

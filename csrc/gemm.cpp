@@ -69,40 +69,49 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const index_t n = block.n, depth = std::min(block.k_end - block.k_begin, reduction_block);
-    const index_t slack = max_tile_columns;  // copy_rows writes whole vectors
-    Scratch<T> a_packed((block.last_row_tile - block.first_row_tile) * kernel.mr * depth + slack);
-    Scratch<T> b_packed(depth * nr + slack);
-    b_packed.clear();  // columns behind the last are computed, too
+    Scratch<T> b_packed(depth * nr + max_tile_columns);  // copy_rows writes whole vectors
+    b_packed.clear();                                    // columns behind the last are computed, too
     Scratch<index_t> b_row(depth);
     for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
-    const auto row_begin = [&](index_t tile) { return share_begin(tile, block.row_tiles, block.m); };
+    index_t a_row[max_tile_rows];
+    for (index_t i = 0; i < max_tile_rows; ++i) a_row[i] = i * a.ld;
+    T tile_buffer[max_tile_rows * max_tile_columns];
 
     // Loop 3: the reduction. An empty one runs once, for the bias.
     index_t k = block.k_begin;
     do {
         const index_t kc = std::min(depth, block.k_end - k);
-        T* to = a_packed.data();
-        for (index_t tile = block.first_row_tile; tile < block.last_row_tile; ++tile) {
-            const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
-            pack(a, k, kc, i, rows, rows, to);
-            to += rows * kc;
-        }
-        // Loop 2: panels of b, each in the L1 cache while loop 1 passes the tiles of a.
+        // Loop 2: panels of b, each in the L1 cache while loop 1 passes the tiles of a, which are read where they are.
         for (index_t panel = block.first_panel; panel < block.last_panel; ++panel) {
             const index_t j = panel * nr, columns = std::min<index_t>(nr, n - j);
+            const bool narrow = columns <= kernel.lanes;
             pack(b, k, kc, j, columns, nr, b_packed.data());
-            const T* from = a_packed.data();
             for (index_t tile = block.first_row_tile; tile < block.last_row_tile; ++tile) {
-                const index_t i = row_begin(tile), rows = row_begin(tile + 1) - i;
-                T* out = c + i * n + j;
+                const index_t i = share_begin(tile, block.row_tiles, block.m);
+                const index_t rows = share_begin(tile + 1, block.row_tiles, block.m) - i;
+                T* const out = c + i * n + j;
                 const bool first = k == block.k_begin;
                 if (first && bias) {
                     for (index_t r = 0; r < rows; ++r) std::copy(bias + j, bias + j + columns, out + r * n);
                 }
-                const auto gemm_tile = columns <= kernel.lanes ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
-                gemm_tile(kc, from, rows, b_packed.data(), b_row.data(), out, n, static_cast<int>(columns), nullptr,
-                          !first || bias);
-                from += rows * kc;
+                if (a.transposed) {  // columns of a are contiguous
+                    const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
+                    gemm_tile(kc, a.data + k * a.ld + i, a.ld, b_packed.data(), b_row.data(), out, n,
+                              static_cast<int>(columns), nullptr, !first || bias);
+                } else {
+                    const auto gemm_tile = narrow ? kernel.narrow_row_gemm_tile[rows] : kernel.row_gemm_tile[rows];
+                    const bool whole = columns == (narrow ? kernel.lanes : nr);
+                    gemm_tile(1, kc, a.data + i * a.ld + k, a_row, 0, b_packed.data(), nr, whole ? out : tile_buffer,
+                              whole ? n : nr, whole && (!first || bias));
+                    if (!whole) {
+                        for (index_t r = 0; r < rows; ++r) {
+                            for (index_t x = 0; x < columns; ++x) {
+                                const T sum = tile_buffer[r * nr + x];
+                                out[r * n + x] = !first || bias ? out[r * n + x] + sum : sum;
+                            }
+                        }
+                    }
+                }
             }
         }
         k += kc;
@@ -121,7 +130,6 @@ void gemm(index_t m, index_t n, index_t k, Matrix<T> a, Matrix<T> b, const T* bi
     const Grid grid = choose_grid(row_tiles, panels, kernel.mr, kernel.nr, threads);
     const index_t blocks = grid.rows * grid.columns;
     Scratch<T> partials(splits > 1 ? splits * m * n : 0);
-    a.transposed = !a.transposed;  // pack() wants the reduction first
 
     // Loops 5 and 4: blocks of c. Every element of one is summed by one thread in one order, whatever the grid.
     const double task_ns = static_cast<double>(m * n) * static_cast<double>(k) * fma_ns / (blocks * splits);

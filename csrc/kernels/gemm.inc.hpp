@@ -76,8 +76,8 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
 }
 
 template <class T, int Bytes, int M, int NV>
-void row_gemm_tile(index_t rows, index_t width, const T* a, const index_t* a_row, index_t ld_a, const T* b, T* c,
-                   index_t ldc, bool accumulate) {
+void row_gemm_tile(index_t rows, index_t width, const T* a, const index_t* a_row, index_t ld_a, const T* b,
+                   index_t ld_b, T* c, index_t ldc, bool accumulate) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -97,7 +97,7 @@ void row_gemm_tile(index_t rows, index_t width, const T* a, const index_t* a_row
                 NPCONV_UNROLL
                 for (int v = 0; v < NV; ++v) acc[i][v] += ai * bv[v];
             }
-            b += NV * lanes;
+            b += ld_b;
         }
     }
     NPCONV_UNROLL

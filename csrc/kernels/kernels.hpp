@@ -61,10 +61,16 @@ struct TypedKernels {
     void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row,
                                                 T* c, index_t ldc, int n, const T* bias, bool accumulate);
 
-    /// C[i][j] = base + sum over y < rows, x < width of a[a_row[i] + y*ld_a + x] * b[(y*width + x)*nr + j], for i < m
+    /// C[i][j] = base + sum over y < rows, x < width of a[a_row[i] + y*ld_a + x] * b[(y*width + x)*ld_b + j], for i < m
     /// (the index of the table), j < nr; base is C[i][j] if `accumulate`, else 0.
     void (*row_gemm_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* a, const index_t* a_row,
-                                             index_t ld_a, const T* b, T* c, index_t ldc, bool accumulate);
+                                             index_t ld_a, const T* b, index_t ld_b, T* c, index_t ldc,
+                                             bool accumulate);
+
+    /// The same one vector wide: j < lanes.
+    void (*narrow_row_gemm_tile[max_tile_rows + 1])(index_t rows, index_t width, const T* a, const index_t* a_row,
+                                                    index_t ld_a, const T* b, index_t ld_b, T* c, index_t ldc,
+                                                    bool accumulate);
 
     /// dst[k*nr + column ...] = src[src_row[k] + segment.at ...] for each segment. Whole vectors are copied: up to
     /// `lanes` elements behind each segment are read, and behind the last row written.

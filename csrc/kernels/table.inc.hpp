@@ -15,6 +15,7 @@ constexpr void fill_tiles(TypedKernels<T>& kernels) {
     kernels.gemm_tile[M] = gemm_tile<T, Bytes, M, NV>;
     kernels.narrow_gemm_tile[M] = gemm_tile<T, Bytes, M, 1>;
     kernels.row_gemm_tile[M] = row_gemm_tile<T, Bytes, M, NV>;
+    kernels.narrow_row_gemm_tile[M] = row_gemm_tile<T, Bytes, M, 1>;
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }
 

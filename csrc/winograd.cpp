@@ -49,15 +49,19 @@ class PixelBlock {
             pieces.push_back({{strip.image, top, bottom - top, 0}, left, right - left, pixels_});
             pixels_ += (bottom - top) * (right - left);
         }
+        offsets.reserve(static_cast<std::size_t>(block.rows() * block.width() * size * size));
         for (std::size_t i = 0; i < strips.size(); ++i) {
             const Piece& piece = pieces[i];
             for (index_t ty = strips[i].row; ty < strips[i].row + strips[i].rows; ++ty) {
                 for (index_t tx = block.col_begin; tx < block.col_end; ++tx) {
-                    for (index_t e = 0; e < size * size; ++e) {
-                        const index_t y = origin_v + ty * tile + e / size - piece.strip.row;
-                        const index_t x = origin_h + tx * tile + e % size - piece.col;
-                        const bool inside = y >= 0 && y < piece.strip.rows && x >= 0 && x < piece.width;
-                        offsets.push_back((inside ? piece.first + y * piece.width + x : pixels_) * nr);
+                    const index_t top = origin_v + ty * tile - piece.strip.row;
+                    const index_t left_of_tile = origin_h + tx * tile - left;
+                    for (index_t y = top; y < top + size; ++y) {
+                        const bool row_inside = y >= 0 && y < piece.strip.rows;
+                        for (index_t x = left_of_tile; x < left_of_tile + size; ++x) {
+                            const bool inside = row_inside && x >= 0 && x < piece.width;
+                            offsets.push_back((inside ? piece.first + y * piece.width + x : pixels_) * nr);
+                        }
                     }
                 }
             }
@@ -168,8 +172,9 @@ index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) *
 }  // namespace
 
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
-// nor on the threads. In multiply-adds, measured on AVX-512: an element of a transformed tile costs as much as 10 of
-// them for each channel that goes in or out, and the matrix product of convolution runs at 0.75 of the speed.
+// nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512 and 8 to 512 channels: the matrix
+// product of convolution runs at 0.7 of full speed, the one between the transforms at 1/1.15; for each element of a
+// transformed tile the transforms cost 42 for every channel that goes in or out, and the rest 550.
 int winograd_tile(const ConvShape& s, Algorithm algorithm) {
     const bool possible =
         s.kh == 3 && s.kw == 3 && s.stride.h == 1 && s.stride.w == 1 && s.dilation.h == 1 && s.dilation.w == 1;
@@ -178,12 +183,12 @@ int winograd_tile(const ConvShape& s, Algorithm algorithm) {
     if (algorithm == Algorithm::winograd4) return 4;
     const auto vectors = [](index_t channels) { return static_cast<double>(ceil_div(channels, 16) * 16); };
     const double cg = vectors(s.cg()), kg = vectors(s.kg());
-    double least = static_cast<double>(s.oh * s.ow * 9 * s.cg() * s.kg()) / 0.75;
+    double least = static_cast<double>(s.oh * s.ow * 9 * s.cg() * s.kg()) / 0.7;
     int best = 0;
     for (const int tile : {2, 4}) {
         const auto elements =
             static_cast<double>(ceil_div(s.oh, tile) * ceil_div(s.ow, tile) * (tile + 2) * (tile + 2));
-        const double cost = elements * (cg * kg + 10 * (cg + kg));
+        const double cost = elements * (1.15 * cg * kg + 42 * (cg + kg) + 550);
         if (cost < least) {
             least = cost;
             best = tile;
@@ -203,9 +208,12 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
     const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
-    const TileGrid grid(c.images, c.v.out, c.h.out, tile, std::max(pixel_elements / (elements * ld), least_tiles));
-    const index_t blocks = grid.blocks() * c.groups, panels = ceil_div(c.out_channels, nr);
-    const index_t parts = std::clamp<index_t>(get_num_threads() / blocks, 1, panels);
+    const index_t all_tiles = c.images * ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile), threads = get_num_threads();
+    index_t blocks = ceil_div(all_tiles, std::max(pixel_elements / (elements * ld), least_tiles));
+    if (blocks > 1) blocks = std::max<index_t>((blocks * 2 + threads) / (2 * threads), 1) * threads;  // as many for each
+    const TileGrid grid(c.images, c.v.out, c.h.out, tile, ceil_div(all_tiles, blocks));
+    blocks = grid.blocks() * c.groups;
+    const index_t panels = ceil_div(c.out_channels, nr), parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * grid.block_cols;
     const index_t kc_most = std::min(c.in_channels, weight_channels);
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
@@ -241,9 +249,10 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
                     for (index_t i = 0; i < row_tiles; ++i) {
                         const index_t t = share_begin(i, row_tiles, tiles);
                         const index_t rows = share_begin(i + 1, row_tiles, tiles) - t;
-                        kernel.row_gemm_tile[rows](1, kc, pixels.data() + e * pixel_step + t * ld + k, rows_of_a, 0,
-                                                   weights.data() + e * weight_step,
-                                                   sums.data() + e * sum_step + t * nr, nr, k > 0);
+                        const auto gemm_tile =
+                            count <= kernel.lanes ? kernel.narrow_row_gemm_tile[rows] : kernel.row_gemm_tile[rows];
+                        gemm_tile(1, kc, pixels.data() + e * pixel_step + t * ld + k, rows_of_a, 0,
+                                  weights.data() + e * weight_step, nr, sums.data() + e * sum_step + t * nr, nr, k > 0);
                     }
                 }
             }
@@ -337,10 +346,11 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
                     for (index_t i = 0; i < row_tiles; ++i) {
                         const index_t c = share_begin(i, row_tiles, channels);
                         const index_t rows = share_begin(i + 1, row_tiles, channels) - c;
-                        kernel.gemm_tile[rows](tiles, pixels.data() + e * x_step + c, ld_x,
-                                               gradients.data() + e * dy_step + k, row_of_dy.data(),
-                                               sums.data() + e * sum_step + c * ld_dy + k, ld_dy, nr, nullptr,
-                                               index > first);
+                        const bool narrow = filters - k <= kernel.lanes;
+                        const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
+                        gemm_tile(tiles, pixels.data() + e * x_step + c, ld_x, gradients.data() + e * dy_step + k,
+                                  row_of_dy.data(), sums.data() + e * sum_step + c * ld_dy + k, ld_dy,
+                                  narrow ? kernel.lanes : nr, nullptr, index > first);
                     }
                 }
             }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "conv_channels.hpp"
 #include "correlation.hpp"
 #include "dispatch.hpp"
 #include "panels.hpp"
@@ -207,6 +208,8 @@ template <class T>
 void correlate(const Correlation<T>& c, int winograd_tile) {
     if (winograd_tile > 0) {
         winograd_correlate(c, winograd_tile);
+    } else if (suits_channels(c)) {
+        correlate_along_channels(c);
     } else {
         correlate_gemm(c);
     }

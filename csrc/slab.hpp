@@ -10,6 +10,7 @@
 
 #include "dispatch.hpp"
 #include "kernels/kernels.hpp"
+#include "parallel.hpp"
 
 namespace npconv {
 
@@ -67,6 +68,35 @@ struct Block {
     index_t rows() const { return row_end - row_begin; }
     index_t width() const { return col_end - col_begin; }
 };
+
+/// Cuts the rows of all images, each of image_rows x image_cols elements, into blocks of at most `most` elements, but
+/// at least a row's part.
+struct BlockGrid {
+    index_t image_rows, image_cols;
+    index_t rows, block_rows, block_cols, row_blocks, col_blocks;
+
+    BlockGrid(index_t images, index_t image_rows_, index_t image_cols_, index_t most)
+        : image_rows(image_rows_), image_cols(image_cols_), rows(images * image_rows) {
+        col_blocks = ceil_div(image_cols, most);
+        block_cols = ceil_div(image_cols, col_blocks);
+        row_blocks = ceil_div(rows, std::max<index_t>(most / block_cols, 1));
+        block_rows = ceil_div(rows, row_blocks);
+        row_blocks = ceil_div(rows, block_rows);
+    }
+    index_t blocks() const { return row_blocks * col_blocks; }
+    Block block(index_t i) const {
+        const index_t row = i / col_blocks * block_rows, col = i % col_blocks * block_cols;
+        return {row, std::min(row + block_rows, rows), col, std::min(col + block_cols, image_cols)};
+    }
+};
+
+/// The same with as many blocks for one thread as for another, where there are few of them.
+inline BlockGrid balanced_grid(index_t images, index_t image_rows, index_t image_cols, index_t most, index_t threads) {
+    const index_t all = images * image_rows * image_cols, blocks = ceil_div(all, most);
+    if (blocks == 1 || blocks >= 8 * threads) return BlockGrid(images, image_rows, image_cols, most);
+    const index_t rounds = std::max<index_t>((2 * blocks + threads) / (2 * threads), 1);
+    return BlockGrid(images, image_rows, image_cols, ceil_div(all, rounds * threads));
+}
 
 /// Successive output rows of one image; `source` is where the first one's pixels lie in the slab.
 struct Strip {

@@ -83,26 +83,6 @@ class PixelBlock {
     index_t pixels_ = 0;
 };
 
-/// How the tiles of a correlation are dealt to tasks: rows of tiles counted through all images, and columns.
-struct TileGrid {
-    index_t tile_rows, tile_cols;  // of an image
-    index_t rows, block_rows, block_cols, row_blocks, col_blocks;
-
-    TileGrid(index_t images, index_t height, index_t width, int tile, index_t most_tiles)
-        : tile_rows(ceil_div(height, tile)), tile_cols(ceil_div(width, tile)), rows(images * tile_rows) {
-        col_blocks = ceil_div(tile_cols, most_tiles);
-        block_cols = ceil_div(tile_cols, col_blocks);
-        row_blocks = ceil_div(rows, std::max<index_t>(most_tiles / block_cols, 1));
-        block_rows = ceil_div(rows, row_blocks);
-        row_blocks = ceil_div(rows, block_rows);
-    }
-    index_t blocks() const { return row_blocks * col_blocks; }
-    Block block(index_t i) const {
-        const index_t row = i / col_blocks * block_rows, col = i % col_blocks * block_cols;
-        return {row, std::min(row + block_rows, rows), col, std::min(col + block_cols, tile_cols)};
-    }
-};
-
 /// Channels of x, turned over and transformed: to[e*step + t*ld + c] for element e of tile t.
 template <class T>
 void transform_pixels(const PixelBlock& block, const T* planes, index_t image_stride, index_t height, index_t width,
@@ -208,11 +188,10 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
     const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
-    const index_t all_tiles = c.images * ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile), threads = get_num_threads();
-    index_t blocks = ceil_div(all_tiles, std::max(pixel_elements / (elements * ld), least_tiles));
-    if (blocks > 1) blocks = std::max<index_t>((blocks * 2 + threads) / (2 * threads), 1) * threads;  // as many for each
-    const TileGrid grid(c.images, c.v.out, c.h.out, tile, ceil_div(all_tiles, blocks));
-    blocks = grid.blocks() * c.groups;
+    const index_t tiles_v = ceil_div(c.v.out, tile), tiles_h = ceil_div(c.h.out, tile), threads = get_num_threads();
+    const BlockGrid grid =
+        balanced_grid(c.images, tiles_v, tiles_h, std::max(pixel_elements / (elements * ld), least_tiles), threads);
+    const index_t blocks = grid.blocks() * c.groups;
     const index_t panels = ceil_div(c.out_channels, nr), parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * grid.block_cols;
     const index_t kc_most = std::min(c.in_channels, weight_channels);
@@ -231,12 +210,12 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
         const Block block = grid.block(task / parts / c.groups);
         const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
 
-        const PixelBlock in(block, grid.tile_rows, tile, tile + 2, origin_v, origin_h, c.v.in, c.h.in, nr);
+        const PixelBlock in(block, grid.image_rows, tile, tile + 2, origin_v, origin_h, c.v.in, c.h.in, nr);
         Scratch<T> pixels(elements * pixel_step);
         transform_pixels(in, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane, c.v.in,
                          c.h.in, c.in_channels, tile, pixels.data(), pixel_step, ld);
 
-        const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, c.out_h, c.out_w, nr);
+        const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, c.out_h, c.out_w, nr);
         Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
         weights.clear();  // columns behind the last output channel are computed, too
         T bias[max_tile_columns] = {};
@@ -284,7 +263,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
     const index_t c_chunks = ceil_div(cg, gradient_channels), k_chunks = ceil_div(kg, gradient_channels);
     const index_t ld_x = off_power_of_two(std::min(cg, gradient_channels), kernel.lanes);
     const index_t ld_dy = off_power_of_two(std::min(kg, gradient_channels), nr);
-    const TileGrid grid(s.n, s.oh, s.ow, tile, gradient_tiles);
+    const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), gradient_tiles);
     const index_t splits =
         std::clamp<index_t>(std::max<index_t>(1 << 20, 3 * size) / size, 1, std::min<index_t>(grid.blocks(), 64));
     const index_t most_tiles = grid.block_rows * grid.block_cols;
@@ -315,11 +294,11 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
         for (index_t index = first; index < share_begin(split + 1, splits, grid.blocks()); ++index) {
             const Block block = grid.block(index);
             const index_t tiles = block.rows() * block.width();
-            const PixelBlock in(block, grid.tile_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
+            const PixelBlock in(block, grid.image_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
             transform_pixels(in, x + (group * cg + c0) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, channels, tile,
                              pixels.data(), x_step, ld_x);
 
-            const PixelBlock out(block, grid.tile_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
+            const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
             Scratch<T> packed((out.pixels() + 1) * nr);
             T* const outside = packed.data() + out.pixels() * nr;
             for (index_t k = 0; k < filters; k += nr) {

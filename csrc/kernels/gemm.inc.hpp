@@ -1,4 +1,4 @@
-// The two micro-kernels. Each keeps an M x (NV vectors) tile of C in registers and adds one rank-1 update per step:
+// The micro-kernels. Each keeps an M x (NV vectors) tile of C in registers and adds one rank-1 update per step:
 // a broadcast element of the left operand times NV vectors of the right one.
 #pragma once
 
@@ -71,6 +71,38 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
                 }
                 c[i * ldc + j] = sum;
             }
+        }
+    }
+}
+
+/// As wide as `NV` vectors of the panels' `NR` columns.
+template <class T, int Bytes, int M, int NV, int NR>
+void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T* c, const T* bias, bool accumulate) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    constexpr int lanes = S::lanes;
+
+    Vector acc[M][NV] = {};
+    for (index_t k = 0; k < kc; ++k) {
+        const T* const pixels = a + a_row[k];
+        Vector bv[NV];
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) bv[v] = S::load(b + v * lanes);
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) {
+            const Vector ai = S::broadcast(pixels[i]);
+            NPCONV_UNROLL
+            for (int v = 0; v < NV; ++v) acc[i][v] += ai * bv[v];
+        }
+        b += NR;
+    }
+    NPCONV_UNROLL
+    for (int v = 0; v < NV; ++v) {
+        const Vector base = bias && !accumulate ? S::load(bias + v * lanes) : Vector{};
+        NPCONV_UNROLL
+        for (int i = 0; i < M; ++i) {
+            T* const p = c + i * NR + v * lanes;
+            S::store(p, acc[i][v] + (accumulate ? S::load(p) : base));
         }
     }
 }

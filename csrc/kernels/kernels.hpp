@@ -72,6 +72,15 @@ struct TypedKernels {
                                                     index_t ld_a, const T* b, index_t ld_b, T* c, index_t ldc,
                                                     bool accumulate);
 
+    /// C[i][j] = base + sum over k < kc of a[a_row[k] + i] * b[k*nr + j], for i < m (the index of the table), j < nr;
+    /// base is C[i][j] if `accumulate`, else bias[j] where there is a bias, else nothing. C has rows of nr.
+    void (*pixel_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const index_t* a_row, const T* b, T* c,
+                                               const T* bias, bool accumulate);
+
+    /// The same one vector wide: j < lanes.
+    void (*narrow_pixel_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const index_t* a_row, const T* b, T* c,
+                                                      const T* bias, bool accumulate);
+
     /// dst[k*nr + column ...] = src[src_row[k] + segment.at ...] for each segment. Whole vectors are copied: up to
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);

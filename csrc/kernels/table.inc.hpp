@@ -14,6 +14,8 @@ template <class T, int Bytes, int M, int NV>
 constexpr void fill_tiles(TypedKernels<T>& kernels) {
     kernels.gemm_tile[M] = gemm_tile<T, Bytes, M, NV>;
     kernels.narrow_gemm_tile[M] = gemm_tile<T, Bytes, M, 1>;
+    kernels.pixel_gemm_tile[M] = pixel_gemm_tile<T, Bytes, M, NV, NV * Simd<T, Bytes>::lanes>;
+    kernels.narrow_pixel_gemm_tile[M] = pixel_gemm_tile<T, Bytes, M, 1, NV * Simd<T, Bytes>::lanes>;
     kernels.row_gemm_tile[M] = row_gemm_tile<T, Bytes, M, NV>;
     kernels.narrow_row_gemm_tile[M] = row_gemm_tile<T, Bytes, M, 1>;
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);

@@ -1,0 +1,198 @@
+#include "conv_channels.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "parallel.hpp"
+#include "workspace.hpp"
+
+namespace npconv {
+namespace {
+
+// A tile is a few successive pixels of a row by nr output channels: each pixel is broadcast, so it may lie anywhere,
+// and nothing is packed but the weights. The sums, [pixel][nr], are turned over when they are complete.
+constexpr index_t reduction_block = 256;   // a panel of weights of so many rows stays in the L1 cache
+constexpr index_t sum_elements = 1 << 16;  // of a block: pixels times output channels
+constexpr index_t most_pixels = 512;       // of a block
+
+/// Weights as [group][panel of nr output channels][reduction][nr].
+template <class T>
+void pack_weights(const Correlation<T>& c, index_t panels, T* packed) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr;
+    const index_t taps = c.taps(), reduction = c.reduction();
+    parallel_for(c.groups * panels, static_cast<double>(nr * reduction) * element_ns, [&](index_t task) {
+        const index_t group = task / panels, m = task % panels * nr, count = std::min<index_t>(nr, c.out_channels - m);
+        const T* from = c.weight + group * c.weight_group + m * c.weight_m;
+        T* to = packed + task * reduction * nr;
+        if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
+            kernel.pack_transposed(from, c.weight_m, count, reduction, to, nr, nr);
+            return;
+        }
+        for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * nr) {
+            if (taps == c.kernel_taps) {  // all of them, in their order
+                kernel.pack_transposed(from, c.weight_m, count, taps, to, nr, nr);
+                continue;
+            }
+            T* row = to;
+            for (const Tap& v : c.v.taps) {
+                for (const Tap& h : c.h.taps) {
+                    const T* w = from + v.index * c.kw + h.index;
+                    for (index_t i = 0; i < nr; ++i) row[i] = i < count ? w[i * c.weight_m] : T(0);
+                    row += nr;
+                }
+            }
+        }
+    });
+}
+
+/// Whether the taps meet pixels of the image only, at every output.
+bool stays_inside(const Axis& axis) {
+    for (const Tap& tap : axis.taps) {
+        if (tap.offset < 0 || tap.offset + axis.out - 1 >= axis.in) return false;
+    }
+    return axis.stride == 1;
+}
+
+/// Turns the finished sums of a strip over into the planes of its image.
+template <class T>
+void store(const Correlation<T>& c, const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+           const T* sums, T* buffer) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const index_t plane = c.out_h * c.out_w, pixels = strip.rows * width;
+    T* to = c.out + (strip.image * c.groups * c.out_channels + channel) * plane +
+            (c.v.first + strip.row * c.v.step) * c.out_w + c.h.first + col * c.h.step;
+    if (c.h.step == 1 && c.v.step == 1 && width == c.out_w) {
+        kernel.pack_transposed(sums, kernel.nr, pixels, count, to, plane, pixels);
+        return;
+    }
+    for (index_t y = 0; y < strip.rows; ++y, sums += width * kernel.nr, to += c.v.step * c.out_w) {
+        if (c.h.step == 1) {
+            kernel.pack_transposed(sums, kernel.nr, width, count, to, plane, width);
+            continue;
+        }
+        kernel.pack_transposed(sums, kernel.nr, width, count, buffer, width, width);
+        for (index_t k = 0; k < count; ++k) {
+            for (index_t x = 0; x < width; ++x) to[k * plane + x * c.h.step] = buffer[k * width + x];
+        }
+    }
+}
+
+}  // namespace
+
+template <class T>
+void correlate_along_channels(const Correlation<T>& c) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const int nr = kernel.nr;
+    if (c.images == 0 || c.v.out == 0 || c.h.out == 0) return;
+    const index_t taps = c.taps(), reduction = c.reduction(), panels = ceil_div(c.out_channels, nr);
+    const index_t in_plane = c.v.in * c.h.in, image_stride = c.groups * c.in_channels * in_plane;
+
+    Scratch<T> weights(c.groups * panels * reduction * nr), biases(c.groups * panels * nr);
+    pack_weights(c, panels, weights.data());
+    for (index_t group = 0; c.bias && group < c.groups; ++group) {
+        T* const to = biases.data() + group * panels * nr;
+        std::fill(to, to + panels * nr, T(0));
+        std::copy(c.bias + group * c.out_channels, c.bias + (group + 1) * c.out_channels, to);
+    }
+
+    // A step of the reduction is a few whole channels; of a kernel larger than that, a part of one or two channels.
+    const index_t most_channels = std::clamp<index_t>(reduction_block / std::max<index_t>(taps, 1), 1, c.in_channels);
+    const index_t step_channels = ceil_div(c.in_channels, ceil_div(c.in_channels, most_channels));
+    const bool parts_of_channels = taps > 2 * reduction_block;
+    const index_t depth = parts_of_channels ? reduction_block : step_channels * taps;
+    const index_t slab_channels = parts_of_channels ? 2 : step_channels;
+
+    const index_t threads = get_num_threads();
+    const index_t panels_at_once = std::min(panels, ceil_div(sum_elements, 64 * nr));
+    const index_t slab_rows = rows_within(c.v, c.h, std::min(c.h.out, most_pixels), slab_elements);
+    const index_t pixels = std::min({most_pixels, sum_elements / (panels_at_once * nr), slab_rows * c.h.out});
+    const BlockGrid grid = balanced_grid(c.images, c.v.out, c.h.out, std::max<index_t>(pixels, 1), threads);
+    const index_t blocks = grid.blocks() * c.groups;
+    const index_t parts =
+        std::clamp<index_t>(blocks < threads ? threads / blocks : 1, ceil_div(panels, panels_at_once), panels);
+
+    // Large planes are copied even where there is no padding: their rows lie in too many pages.
+    const bool in_place = stays_inside(c.v) && stays_inside(c.h) && step_channels * in_plane <= slab_elements;
+    const SlabLayout layout(c.v, c.h, grid.block_rows, grid.block_cols);
+    const index_t row_stride = in_place ? c.h.in : layout.width();
+    const index_t channel_stride = in_place ? in_plane : layout.channel_stride();
+    std::vector<index_t> tap_offsets;
+    for (const Tap& v : c.v.taps) {
+        for (const Tap& h : c.h.taps) {
+            tap_offsets.push_back(in_place ? v.offset * c.h.in + h.offset : layout.tap_offset(v, h));
+        }
+    }
+
+    const index_t block_pixels = grid.block_rows * grid.block_cols;
+    const double task_ns =
+        static_cast<double>(block_pixels * ceil_div(c.out_channels, parts)) * static_cast<double>(reduction) * fma_ns;
+    parallel_for(blocks * parts, task_ns, [&](index_t task) {
+        const index_t part = task % parts, group = task / parts % c.groups;
+        const Block block = grid.block(task / parts / c.groups);
+        const index_t first_panel = share_begin(part, parts, panels), last_panel = share_begin(part + 1, parts, panels);
+        Scratch<T> slab(in_place ? 0 : layout.size(slab_channels) + kernel.lanes);
+        Scratch<T> sums((last_panel - first_panel) * block_pixels * nr), buffer(c.h.step == 1 ? 0 : block.width() * nr);
+        Scratch<index_t> a_row(depth);
+        std::vector<Strip> strips;
+        cut_into_strips(block, c.v.out, strips);
+        if (!in_place) layout.place(strips);
+        const index_t tiles = ceil_div(block.width(), kernel.mr);  // of a row
+
+        // Even an empty reduction is run once: it writes the zeros of pixels that no tap reaches.
+        index_t k = 0;
+        do {
+            const index_t kc = std::min(depth, reduction - k);
+            const T* a = slab.data();
+            if (kc > 0) {
+                index_t channel = k / taps, tap = k % taps, offset = 0;
+                const index_t channels = (k + kc - 1) / taps + 1 - channel;
+                const T* const in = c.in + (group * c.in_channels + channel) * in_plane;
+                if (in_place) {
+                    a = in;
+                } else {
+                    layout.fill(block, strips, in, image_stride, channels, T(0), slab.data());
+                }
+                for (index_t i = 0; i < kc; ++i) {
+                    a_row[i] = offset + tap_offsets[static_cast<std::size_t>(tap)];
+                    if (++tap == taps) tap = 0, offset += channel_stride;
+                }
+            }
+            for (index_t panel = first_panel; panel < last_panel; ++panel) {
+                const bool narrow = c.out_channels - panel * nr <= kernel.lanes;
+                const T* const b = weights.data() + ((group * panels + panel) * reduction + k) * nr;
+                const T* const bias = c.bias ? biases.data() + (group * panels + panel) * nr : nullptr;
+                T* sum = sums.data() + (panel - first_panel) * block_pixels * nr;
+                for (const Strip& strip : strips) {
+                    const index_t source =
+                        in_place ? strip.image * image_stride + strip.row * row_stride + block.col_begin : strip.source;
+                    for (index_t y = 0; y < strip.rows; ++y) {
+                        for (index_t tile = 0; tile < tiles; ++tile) {
+                            const index_t x = share_begin(tile, tiles, block.width());
+                            const index_t rows = share_begin(tile + 1, tiles, block.width()) - x;
+                            const auto gemm_tile =
+                                narrow ? kernel.narrow_pixel_gemm_tile[rows] : kernel.pixel_gemm_tile[rows];
+                            gemm_tile(kc, a + source + y * row_stride + x, a_row.data(), b, sum, bias, k > 0);
+                            sum += rows * nr;
+                        }
+                    }
+                }
+            }
+            k += kc;
+        } while (k < reduction);
+
+        for (index_t panel = first_panel; panel < last_panel; ++panel) {
+            const T* sum = sums.data() + (panel - first_panel) * block_pixels * nr;
+            for (const Strip& strip : strips) {
+                store(c, strip, block.col_begin, block.width(), group * c.out_channels + panel * nr,
+                      std::min<index_t>(nr, c.out_channels - panel * nr), sum, buffer.data());
+                sum += strip.rows * block.width() * nr;
+            }
+        }
+    });
+}
+
+template void correlate_along_channels(const Correlation<float>&);
+template void correlate_along_channels(const Correlation<double>&);
+
+}  // namespace npconv

@@ -200,6 +200,31 @@ print(peak() - before - sum(g.nbytes for g in gradients))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "stride", "padding"),
+    [
+        ((8, 64, 56, 56), (64, 64, 3, 3), 1, 1),
+        ((8, 512, 7, 7), (512, 512, 3, 3), 1, 1),
+        ((8, 3, 224, 224), (64, 3, 7, 7), 2, 3),
+        ((8, 128, 56, 56), (128, 128, 3, 3), 2, 1),
+        ((8, 256, 56, 56), (64, 256, 1, 1), 1, 0),
+    ],
+)
+def test_memory_beyond_arrays_is_bounded(
+    shape: tuple[int, ...], weight_shape: tuple[int, ...], stride: int, padding: int
+) -> None:
+    """Whatever the batch: 16 MiB, and four times the weights."""
+    code = f"""
+x, w = np.ones({shape}, np.float32), np.ones({weight_shape}, np.float32)
+before = peak()
+y = npconv.conv2d(x, w, None, {stride}, {padding})
+gradients = npconv.conv2d_backward(y, x, w, {stride}, {padding})
+print(peak() - before - y.nbytes - sum(g.nbytes for g in gradients) - 4 * w.nbytes)
+"""
+    assert peak_memory(code) < 16 << 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
 def test_memory_does_not_grow_from_call_to_call() -> None:
     code = """
 rng = np.random.default_rng(0)
@@ -277,7 +302,9 @@ def test_build_info() -> None:
 def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
     code = "import npconv; print(npconv.build_info()['isa_in_use'])"
     assert run_python(code, NPCONV_ISA=isa).stdout.strip() == isa
-    tests = [str(ROOT / "tests" / name) for name in ("test_conv.py", "test_pool.py", "test_operators.py")]
+    tests = [
+        str(ROOT / "tests" / name) for name in ("test_conv.py", "test_winograd.py", "test_pool.py", "test_operators.py")
+    ]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
         env={**os.environ, "NPCONV_ISA": isa, "NPCONV_HYPOTHESIS_PROFILE": "quick"},

@@ -1,4 +1,4 @@
-"""3x3 convolution by Winograd's algorithm: the same numbers as the matrix product, within the error that is promised."""
+"""3x3 convolution by Winograd's algorithm: the numbers of the matrix product, within the error that is promised."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LARGE = [
 ]
 
 
-@pytest.mark.parametrize("algorithm", ("auto", *ALGORITHMS))
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "weight_shape", "padding"), LARGE)
 def test_larger_shapes_with_any_number_of_threads(

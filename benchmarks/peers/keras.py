@@ -34,7 +34,7 @@ def conv_forward(shape: Conv) -> Variants:
     x, weight, bias, _ = shape.arrays()
     inputs = images(x), filters(weight), tf.constant(bias)
     run = tf.function(lambda x, weight, bias: conv2d(x, weight, bias, shape))
-    return {"": lambda: run(*inputs)}
+    return {"NHWC": lambda: run(*inputs)}
 
 
 def conv_backward(shape: Conv) -> Variants:
@@ -49,13 +49,13 @@ def conv_backward(shape: Conv) -> Variants:
             y = conv2d(x, weight, bias, shape)
         return tape.gradient(y, [x, weight, bias], dy)
 
-    return {"": lambda: run(*inputs)}
+    return {"NHWC": lambda: run(*inputs)}
 
 
 def pool_forward(shape: Pool) -> Variants:
     x = images(shape.array())
     run = tf.function(lambda x: max_pool2d(x, shape))
-    return {"": lambda: run(x)}
+    return {"NHWC": lambda: run(x)}
 
 
 def pool_backward(shape: Pool) -> Variants:
@@ -66,7 +66,7 @@ def pool_backward(shape: Pool) -> Variants:
     # The operator itself, because the tape would run the forward pass again: this gradient needs its result.
     sizes = {"ksize": [1, shape.kernel, shape.kernel, 1], "strides": [1, shape.stride, shape.stride, 1]}
     run = tf.function(lambda x, y, dy: tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **sizes, **options))
-    return {"": lambda: run(x, y, y)}
+    return {"NHWC": lambda: run(x, y, y)}
 
 
 def model(network: str) -> Any:

@@ -26,15 +26,25 @@ def deviations(prints: dict[str, dict[str, list[float]]]) -> dict[str, str]:
     return found
 
 
-def medians(row: dict[str, Any]) -> dict[str, float]:
-    """Return each library's seconds: the median over the rounds of its fastest variant."""
-    times = {name: [statistics.median(t) for t in variants.values()] for name, variants in row["times"].items()}
+CONVERTED = ("NHWC", "channels_last")  # variants whose arrays were brought into another layout beforehand
+
+
+def medians(row: dict[str, Any], converted: bool = True) -> dict[str, float]:
+    """Return each library's seconds: the median over the rounds of its fastest variant.
+
+    Without `converted`, only of variants that take and give NCHW arrays, as they lie in NumPy; that is asked of
+    operators, networks have a layout of their own.
+    """
+    times = {
+        name: [statistics.median(t) for v, t in variants.items() if converted or v not in CONVERTED]
+        for name, variants in row["times"].items()
+    }
     return {name: min(values) for name, values in times.items() if values}
 
 
-def best_ratio(row: dict[str, Any]) -> tuple[str, float] | None:
+def best_ratio(row: dict[str, Any], converted: bool = True) -> tuple[str, float] | None:
     """Return the fastest peer, and how many times npconv's time it takes; None without a peer or without npconv."""
-    others = medians(row)
+    others = medians(row, converted or row["kind"] in ("training step", "inference"))
     ours = others.pop("npconv", None)
     if ours is None or not others:
         return None
@@ -90,29 +100,35 @@ def _tables(run: dict[str, Any]) -> list[str]:
     others = [name for name in used if name != "npconv"]
     fma = f"{run['fma_peak'] / 1e9:.0f} GFLOP/s" if run["fma_peak"] else "not measured"
     copy = f"{run['copy_peak'] / 1e9:.1f} GB/s" if run["copy_peak"] else "not measured"
-    headings = ["what", *(f"{PEERS[name].title} ms" for name in used), "best peer", "best peer / npconv"]
+    headings = ["what", *(f"{PEERS[name].title} ms" for name in used), "best peer", "best / npconv"]
+    headings += ["best on NCHW arrays", "best on NCHW / npconv"]
     text = [
         f"## {run['threads']} thread{'s' * (run['threads'] > 1)}",
         "",
-        f"FMA peak {fma} (float32; half of it in float64), copy {copy}.",
+        f"FMA peak {fma} (float32; half of it in float64), copy {copy}. Each library is given in its fastest layout; "
+        "the ratios on NCHW arrays leave out what had its arrays converted to another layout beforehand.",
         "",
         *_table_head([*headings, "npconv GFLOP/s (pooling: GB/s)", "% of FMA peak (pooling: of copy)"]),
     ]
     for row in run["rows"]:
         times, best, speed = medians(row), best_ratio(row), rate(row, run)
         cells = [row["name"], *(f"{times[name] * 1e3:.3f}" if name in times else "" for name in used)]
-        cells += [PEERS[best[0]].title, f"{best[1]:.2f}"] if best else ["", ""]
+        for ratio in (best, best_ratio(row, converted=False)):
+            cells += [PEERS[ratio[0]].title, f"{ratio[1]:.2f}"] if ratio else ["", ""]
         cells += [f"{speed[0] / 1e9:.0f}" if speed else ""]
         cells += [f"{100 * speed[1]:.0f}" if speed and speed[1] else ""]
         text.append(_cells(cells))
     text += ["", "Times of each library over npconv's, by group (geometric means):", ""]
-    text += _table_head(["group", "rows", "best peer", "least", *(PEERS[name].title for name in others)])
+    headings = ["group", "rows", "best peer", "least", "best on NCHW", "least on NCHW"]
+    text += _table_head([*headings, *(PEERS[name].title for name in others)])
     for group in dict.fromkeys(row["group"] for row in run["rows"]):
         rows = [row for row in run["rows"] if row["group"] == group]
-        found = [(best[1], row["name"]) for row in rows if (best := best_ratio(row))]
-        cells = [group, str(len(rows)), "", ""]
-        if found:
-            cells[2:] = [f"{geometric_mean(r for r, _ in found):.2f}", "{:.2f} ({})".format(*min(found))]
+        cells = [group, str(len(rows))]
+        for converted in (True, False):
+            found = [(best[1], row["name"]) for row in rows if (best := best_ratio(row, converted))]
+            cells += (
+                [f"{geometric_mean(r for r, _ in found):.2f}", "{:.2f} ({})".format(*min(found))] if found else ["", ""]
+            )
         for name in others:
             pairs = [medians(row) for row in rows if {name, "npconv"} <= medians(row).keys()]
             cells.append(f"{geometric_mean(p[name] / p['npconv'] for p in pairs):.2f}" if pairs else "")

@@ -124,6 +124,9 @@ void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, i
                 S::store(dst + x, S::load(from));
             } else if (stride == 2 && src_end - from >= 2 * lanes) {
                 S::store(dst + x, S::even(S::load(from), S::load(from + lanes)));
+            } else if (stride == 4 && src_end - from >= 4 * lanes) {
+                S::store(dst + x, S::even(S::even(S::load(from), S::load(from + lanes)),
+                                          S::even(S::load(from + 2 * lanes), S::load(from + 3 * lanes))));
             } else {
                 for (index_t i = 0; i < lanes && x + i < n; ++i) dst[x + i] = from[i * stride];
             }

@@ -245,25 +245,7 @@ ConvShape in_one_row(const ConvShape& s) {
 template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
     const ConvShape s = in_one_row(shape);
-    const index_t taps = s.kh * s.kw;
-    const Correlation<T> correlation{forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
-                                     forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left),
-                                     s.n,
-                                     s.groups,
-                                     s.cg(),
-                                     s.kg(),
-                                     x,
-                                     weight,
-                                     s.cg() * taps,
-                                     taps,
-                                     s.kg() * s.cg() * taps,
-                                     s.kw,
-                                     taps,
-                                     bias,
-                                     y,
-                                     s.oh,
-                                     s.ow};
-    correlate(correlation, winograd_tile(s, algorithm));
+    correlate(forward_correlation(s, x, weight, bias, y), winograd_tile(s, algorithm));
 }
 
 template <class T>

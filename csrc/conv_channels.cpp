@@ -78,10 +78,41 @@ void store(const Correlation<T>& c, const Strip& strip, index_t col, index_t wid
     }
 }
 
+/// Takes the maximum of each window over the finished sums of a strip, and turns it over into the planes of its image.
+template <class T>
+void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, index_t count, const T* sums) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const PoolShape& s = pooled.shape;
+    const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
+    Scratch<T> maxima(windows * nr);
+    Scratch<std::int32_t> indices(windows * nr);
+    std::vector<index_t> offsets;
+    std::vector<std::int32_t> codes;
+    for (index_t y = 0; y < s.kernel.h; ++y) {
+        for (index_t x = 0; x < s.kernel.w; ++x) {
+            offsets.push_back((y * s.w + x) * nr);
+            codes.push_back(static_cast<std::int32_t>(y * s.w + x));
+        }
+    }
+    for (index_t row = 0; row < rows; ++row) {
+        const index_t first = row * s.kernel.h * s.w;
+        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, static_cast<int>(codes.size()), sums + first * nr,
+                                offsets.data(), codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
+                                static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
+                                indices.data() + row * s.ow * nr);
+    }
+    const index_t plane = s.oh * s.ow;
+    const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
+    kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
+    // An index is moved as the float of the same bits.
+    kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(indices.data()), nr, windows, count,
+                                        reinterpret_cast<float*>(pooled.indices + to), plane, windows);
+}
+
 }  // namespace
 
 template <class T>
-void correlate_along_channels(const Correlation<T>& c) {
+void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     if (c.images == 0 || c.v.out == 0 || c.h.out == 0) return;
@@ -107,14 +138,17 @@ void correlate_along_channels(const Correlation<T>& c) {
     const index_t panels_at_once = std::min(panels, ceil_div(sum_elements, 64 * nr));
     const index_t slab_rows = rows_within(c.v, c.h, std::min(c.h.out, most_pixels), slab_elements);
     const index_t pixels = std::min({most_pixels, sum_elements / (panels_at_once * nr), slab_rows * c.h.out});
-    const BlockGrid grid = balanced_grid(c.images, c.v.out, c.h.out, std::max<index_t>(pixels, 1), threads);
+    const index_t unit = pooled ? pooled->shape.kernel.h : 1;  // rows that stay together; with pooling, whole ones
+    const index_t most = std::max<index_t>(pixels / unit, pooled ? c.h.out : 1);
+    const BlockGrid grid = balanced_grid(c.images, c.v.out / unit, c.h.out, most, threads);
     const index_t blocks = grid.blocks() * c.groups;
     const index_t parts =
         std::clamp<index_t>(blocks < threads ? threads / blocks : 1, ceil_div(panels, panels_at_once), panels);
 
     // Large planes are copied even where there is no padding: their rows lie in too many pages.
     const bool in_place = stays_inside(c.v) && stays_inside(c.h) && step_channels * in_plane <= slab_elements;
-    const SlabLayout layout(c.v, c.h, grid.block_rows, grid.block_cols);
+    const index_t block_rows = grid.block_rows * unit;
+    const SlabLayout layout(c.v, c.h, block_rows, grid.block_cols);
     const index_t row_stride = in_place ? c.h.in : layout.width();
     const index_t channel_stride = in_place ? in_plane : layout.channel_stride();
     std::vector<index_t> tap_offsets;
@@ -124,12 +158,14 @@ void correlate_along_channels(const Correlation<T>& c) {
         }
     }
 
-    const index_t block_pixels = grid.block_rows * grid.block_cols;
+    const index_t block_pixels = block_rows * grid.block_cols;
     const double task_ns =
         static_cast<double>(block_pixels * ceil_div(c.out_channels, parts)) * static_cast<double>(reduction) * fma_ns;
     parallel_for(blocks * parts, task_ns, [&](index_t task) {
         const index_t part = task % parts, group = task / parts % c.groups;
-        const Block block = grid.block(task / parts / c.groups);
+        Block block = grid.block(task / parts / c.groups);
+        block.row_begin *= unit;
+        block.row_end *= unit;
         const index_t first_panel = share_begin(part, parts, panels), last_panel = share_begin(part + 1, parts, panels);
         Scratch<T> slab(in_place ? 0 : layout.size(slab_channels) + kernel.lanes);
         Scratch<T> sums((last_panel - first_panel) * block_pixels * nr), buffer(c.h.step == 1 ? 0 : block.width() * nr);
@@ -183,16 +219,21 @@ void correlate_along_channels(const Correlation<T>& c) {
 
         for (index_t panel = first_panel; panel < last_panel; ++panel) {
             const T* sum = sums.data() + (panel - first_panel) * block_pixels * nr;
+            const index_t channel = group * c.out_channels + panel * nr;
+            const index_t count = std::min<index_t>(nr, c.out_channels - panel * nr);
             for (const Strip& strip : strips) {
-                store(c, strip, block.col_begin, block.width(), group * c.out_channels + panel * nr,
-                      std::min<index_t>(nr, c.out_channels - panel * nr), sum, buffer.data());
+                if (pooled) {
+                    store_pooled(*pooled, strip, channel, count, sum);
+                } else {
+                    store(c, strip, block.col_begin, block.width(), channel, count, sum, buffer.data());
+                }
                 sum += strip.rows * block.width() * nr;
             }
         }
     });
 }
 
-template void correlate_along_channels(const Correlation<float>&);
-template void correlate_along_channels(const Correlation<double>&);
+template void correlate_along_channels(const Correlation<float>&, const Pooled<float>*);
+template void correlate_along_channels(const Correlation<double>&, const Pooled<double>*);
 
 }  // namespace npconv

@@ -3,6 +3,7 @@
 
 #include "correlation.hpp"
 #include "dispatch.hpp"
+#include "shape.hpp"
 
 namespace npconv {
 
@@ -14,7 +15,22 @@ bool suits_channels(const Correlation<T>& c) {
     return 4 * c.out_channels >= 3 * ceil_div(c.out_channels, lanes) * lanes && c.taps() > 1 && c.reduction() >= 256;
 }
 
+/// Where max pooling of ReLU of the result goes, instead of the result.
 template <class T>
-void correlate_along_channels(const Correlation<T>& correlation);
+struct Pooled {
+    PoolShape shape;
+    T* y;
+    std::int32_t* indices;
+};
+
+/// Whether the windows of a pooling tile its input.
+inline bool tiles_input(const PoolShape& s) {
+    return s.stride.h == s.kernel.h && s.stride.w == s.kernel.w && s.dilation.h == 1 && s.dilation.w == 1 &&
+           s.pad.h == 0 && s.pad.w == 0 && s.oh * s.stride.h == s.h && s.ow * s.stride.w == s.w;
+}
+
+/// The correlation; if `pooled` is not null, its windows tile the result.
+template <class T>
+void correlate_along_channels(const Correlation<T>& correlation, const Pooled<T>* pooled = nullptr);
 
 }  // namespace npconv

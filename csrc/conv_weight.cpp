@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "conv.hpp"
+#include "conv_channels.hpp"
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "pool.hpp"
@@ -156,6 +157,15 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
                                     const T* bias, T* y, std::int32_t* indices) {
+    // Where the sums of convolution lie as [pixel][channel], in the same order as they would otherwise have, pooling
+    // takes them from there.
+    const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
+    const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
+    if (winograd_tile(conv, Algorithm::automatic) == 0 && tiles_input(pool) && same_bits && conv.kg() >= 8) {
+        const Pooled<T> pooled{pool, y, indices};
+        correlate_along_channels(correlation, &pooled);
+        return;
+    }
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
@@ -184,7 +194,8 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
     const index_t nr = kernels_of<T>().nr;
     const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
     const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);
-    // dy of the convolution is never made: each gradient goes straight to its pixel's place in the panel.
+    // dy of the convolution is never made: each gradient goes straight to its pixel's place in the panel, window by
+    // window ...
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                              T* packed) {
         const index_t first = strip.row * conv.ow;
@@ -218,7 +229,31 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
             scatter(place_in_columns);
         }
     };
-    backward_weight<T>(conv, pack_dy, x, dweight, dbias, Algorithm::automatic);
+    // ... or, where the windows tile the image, row by row of pixels, for all channels of the panel at once.
+    const auto pack_tiled_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+                                   T* packed) {
+        if (width != conv.ow) {
+            pack_dy(strip, col, width, channel, count, packed);
+            return;
+        }
+        const TypedKernels<T>& kernel = kernels_of<T>();
+        const index_t begin = strip.row / pool.kernel.h, end = (strip.row + strip.rows - 1) / pool.kernel.h + 1;
+        const index_t windows = (end - begin) * pool.ow, plane = pool.oh * pool.ow;
+        const index_t from = (strip.image * conv.k + channel) * plane + begin * pool.ow;
+        Scratch<T> gradients(windows * nr);
+        Scratch<std::int32_t> at(windows * nr);
+        kernel.pack_transposed(dy + from, plane, count, windows, gradients.data(), nr, nr);
+        // An index is moved as the float of the same bits; behind the last channel, gradients are 0.
+        kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(indices + from), plane, count, windows,
+                                            reinterpret_cast<float*>(at.data()), nr, nr);
+        for (index_t y = strip.row; y < strip.row + strip.rows; ++y, packed += width * nr) {
+            const index_t window = (y / pool.kernel.h - begin) * pool.ow;
+            kernel.unpool_pixels(pool.ow, pool.kernel.w, gradients.data() + window * nr, at.data() + window * nr,
+                                 static_cast<std::int32_t>(y * conv.ow), packed);
+        }
+    };
+    backward_weight<T>(conv, tiles_input(pool) ? PackDy<T>(pack_tiled_dy) : PackDy<T>(pack_dy), x, dweight, dbias,
+                       Algorithm::automatic);
 }
 
 template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*, Algorithm);

@@ -1,6 +1,7 @@
 // What the forward pass of a convolution and its data gradient have in common.
 #pragma once
 
+#include "shape.hpp"
 #include "slab.hpp"
 
 namespace npconv {
@@ -24,5 +25,28 @@ struct Correlation {
     index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
     index_t reduction() const { return in_channels * taps(); }
 };
+
+/// y = x * weight + bias.
+template <class T>
+Correlation<T> forward_correlation(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y) {
+    const index_t taps = s.kh * s.kw;
+    return {forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top),
+            forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left),
+            s.n,
+            s.groups,
+            s.cg(),
+            s.kg(),
+            x,
+            weight,
+            s.cg() * taps,
+            taps,
+            s.kg() * s.cg() * taps,
+            s.kw,
+            taps,
+            bias,
+            y,
+            s.oh,
+            s.ow};
+}
 
 }  // namespace npconv

@@ -110,6 +110,18 @@ struct TypedKernels {
                             const std::int32_t* first, index_t n, T* y, const T* y_end, index_t base, index_t step,
                             index_t* index, std::int32_t* short_index, bool relu);
 
+    /// Max pooling of ReLU where the lanes are channels, [pixel][nr]: y[w] = the first largest (or last NaN) of
+    /// x[w*step + offset[t]] over the taps, and index[w] = first + w*index_step + code[t]; but 0 and -1 unless it is >
+    /// 0.
+    void (*relu_pool_pixels)(index_t count, index_t step, int taps, const T* x, const index_t* offset,
+                             const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
+                             std::int32_t* index);
+
+    /// The way back, one row of pixels under `count` windows of `width` pixels each: out[w*width + d] = dy[w] if
+    /// index[w] is first + w*width + d, else 0. All are [pixel][nr].
+    void (*unpool_pixels)(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first,
+                          T* out);
+
     WinogradTransforms<T> winograd[5];  ///< for output tiles of 2 x 2 and of 4 x 4 (the index of the table)
 
     void (*relu_forward)(const T* x, T* y, index_t n);

@@ -75,5 +75,59 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
     }
 }
 
+template <class T, int Bytes, int NV>
+void relu_pool_pixels(index_t count, index_t step, int taps, const T* x, const index_t* offset,
+                      const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
+                      std::int32_t* index) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    using Int = typename S::Int;
+    using IntVector = typename S::IntVector;
+    constexpr int lanes = S::lanes;
+    using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
+    for (index_t w = 0; w < count; ++w, x += step, first += index_step, y += NV * lanes, index += NV * lanes) {
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) {
+            Vector best = S::load(x + offset[0] + v * lanes);
+            IntVector where = IntVector{} + static_cast<Int>(first + code[0]);
+            for (int t = 1; t < taps; ++t) {
+                const Vector pixel = S::load(x + offset[t] + v * lanes);
+                const IntVector take = (pixel > best) | (pixel != pixel);  // as in max_pool_row
+                best = take ? pixel : best;
+                where = take ? IntVector{} + static_cast<Int>(first + code[t]) : where;
+            }
+            const IntVector cut = best <= 0;
+            S::store(y + v * lanes, cut ? Vector{} : best);
+            const Int32Vector at = __builtin_convertvector(where | cut, Int32Vector);
+            __builtin_memcpy(index + v * lanes, &at, sizeof at);
+        }
+    }
+}
+
+template <class T, int Bytes, int NV>
+void unpool_pixels(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first, T* out) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    using Int = typename S::Int;
+    using IntVector = typename S::IntVector;
+    constexpr int lanes = S::lanes;
+    using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
+    for (index_t w = 0; w < count; ++w, dy += NV * lanes, index += NV * lanes) {
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) {
+            const Vector gradient = S::load(dy + v * lanes);
+            Int32Vector at;
+            __builtin_memcpy(&at, index + v * lanes, sizeof at);
+            const IntVector where = __builtin_convertvector(at, IntVector);
+            for (index_t d = 0; d < width; ++d) {
+                const IntVector here = where == static_cast<Int>(first + d);
+                S::store(out + d * NV * lanes + v * lanes, here ? gradient : Vector{});
+            }
+        }
+        first += static_cast<std::int32_t>(width);
+        out += width * NV * lanes;
+    }
+}
+
 }  // namespace
 }  // namespace npconv

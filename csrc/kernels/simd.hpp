@@ -49,12 +49,10 @@ struct Simd {
     /// The first n < lanes elements; the others are 0.
     static inline Vector load_part(const T* p, index_t n) {
         Vector v = {};
-        __builtin_memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(T));
+        copy_part<lanes / 2>(p, &v, n);
         return v;
     }
-    static inline void store_part(T* p, Vector v, index_t n) {
-        __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
-    }
+    static inline void store_part(T* p, Vector v, index_t n) { copy_part<lanes / 2>(&v, p, n); }
 
     /// Elements 0, 2, 4, ... of a, then of b.
     static inline Vector even(Vector a, Vector b) {
@@ -69,6 +67,17 @@ struct Simd {
     }
 
    private:
+    /// Copies n elements in pieces of a fixed size, each half of the one before: a memcpy of n would be a call.
+    template <int Piece>
+    static inline void copy_part(const void* from, void* to, index_t n) {
+        constexpr std::size_t bytes = Piece * sizeof(T);
+        if (n & Piece) __builtin_memcpy(to, from, bytes);
+        if constexpr (Piece > 1) {
+            const std::size_t step = n & Piece ? bytes : 0;
+            copy_part<Piece / 2>(static_cast<const char*>(from) + step, static_cast<char*>(to) + step, n);
+        }
+    }
+
     /// Element i is element index(i) of a and b one after the other; compiles to one instruction or two.
     template <class Index>
     static inline Vector shuffle(Vector a, Vector b, Index index) {

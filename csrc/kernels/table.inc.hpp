@@ -36,6 +36,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.copy_rows = copy_rows<T, Bytes>;
     kernels.max_pool_row[1] = max_pool_row<T, Bytes, 1>;
     kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
+    kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
+    kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
     kernels.winograd[2] = winograd_transforms<T, Bytes, 2>();
     kernels.winograd[4] = winograd_transforms<T, Bytes, 4>();
     kernels.relu_forward = relu_forward<T>;

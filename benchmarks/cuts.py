@@ -1,0 +1,208 @@
+"""Into how many tasks an operator's parallel loops are cut: the main lines of csrc/, followed for the shapes measured.
+
+Square float32 convolutions without groups or dilation, with the register tiles of AVX-512; the smaller loops that pack
+weights and add partial sums are there, too.  Names are those of the C++.  A change there must be followed here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shapes import Conv, Pool
+
+MR, NR, LANES = 14, 32, 16  # kernels/avx512.cpp
+FMA_NS, ELEMENT_NS, THREAD_NS = 0.02, 0.5, 5000.0  # parallel.hpp
+SLAB_ELEMENTS = 1 << 16  # slab.hpp
+
+
+class Loop(NamedTuple):
+    """One parallel_for: its tasks, and the nanoseconds that the C++ expects all of them to take."""
+
+    tasks: int
+    ns: float
+
+
+class Correlation(NamedTuple):
+    """What a forward pass, or one phase of a data gradient, is (correlation.hpp): rows are those of all images."""
+
+    rows: int
+    cols: int
+    c: int
+    k: int
+    taps_v: int
+    taps_h: int
+    phases: int
+    reach_v: int
+    reach_h: int
+
+    @property
+    def taps(self) -> int:
+        return self.taps_v * self.taps_h
+
+    def rows_within(self, width: int) -> int:
+        return max(SLAB_ELEMENTS // (width + self.reach_h) // max(self.phases, 1) - self.reach_v, 1)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def clamp(value: int, least: int, most: int) -> int:
+    return max(least, min(value, most))
+
+
+def off_power_of_two(n: int) -> int:
+    return ceil_div(n, LANES) * LANES + LANES
+
+
+def grid_blocks(rows: int, cols: int, most: int) -> int:
+    """BlockGrid of slab.hpp."""
+    col_blocks = ceil_div(cols, most)
+    row_blocks = ceil_div(rows, max(most // ceil_div(cols, col_blocks), 1))
+    return ceil_div(rows, ceil_div(rows, row_blocks)) * col_blocks
+
+
+def balanced_blocks(rows: int, cols: int, most: int, threads: int) -> int:
+    """balanced_grid of slab.hpp."""
+    blocks = ceil_div(rows * cols, most)
+    if 1 < blocks < 8 * threads:
+        most = ceil_div(rows * cols, max((2 * blocks + threads) // (2 * threads), 1) * threads)
+    return grid_blocks(rows, cols, most)
+
+
+def winograd_tile(s: Conv) -> int:
+    if s.kernel != 3 or s.stride != 1:
+        return 0
+    c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
+    costs = {0: s.out_size**2 * 9 * s.c * s.k / 0.7}
+    for tile in (2, 4):
+        costs[tile] = (ceil_div(s.out_size, tile) * (tile + 2)) ** 2 * (1.15 * c * k + 42 * (c + k) + 550)
+    return min(costs, key=lambda tile: costs[tile])
+
+
+def winograd_loops(n: int, size: int, c: int, k: int, tile: int, threads: int) -> list[Loop]:
+    """winograd_correlate."""
+    elements, tiles, panels = (tile + 2) ** 2, ceil_div(size, tile), ceil_div(k, NR)
+    most = max((384 << 10) // (elements * off_power_of_two(c)), 48)
+    blocks = balanced_blocks(n * tiles, tiles, most, threads)
+    parts = clamp(threads // blocks, 1, panels)
+    return [Loop(blocks * parts, n * tiles**2 * elements * c * k * FMA_NS)]
+
+
+def channels_loops(c: Correlation, threads: int) -> list[Loop]:
+    """correlate_along_channels, of conv_channels.cpp."""
+    panels = ceil_div(c.k, NR)
+    at_once = min(panels, (1 << 16) // (64 * NR))
+    pixels = min(512, (1 << 16) // (at_once * NR), c.rows_within(min(c.cols, 512)) * c.cols)
+    blocks = balanced_blocks(c.rows, c.cols, pixels, threads)
+    parts = clamp(max(threads // blocks, 1), ceil_div(panels, at_once), panels)
+    pack = Loop(panels, panels * NR * c.c * c.taps * ELEMENT_NS)
+    return [pack, Loop(blocks * parts, c.rows * c.cols * c.k * c.c * c.taps * FMA_NS)]
+
+
+def gemm_loops(c: Correlation, threads: int) -> list[Loop]:
+    """correlate_gemm and choose_cut, of conv.cpp."""
+    tiles, width = ceil_div(c.k, MR), min(c.cols, 16 * NR)
+    runs, tile_rows = 1 + NR / width, c.k / tiles
+    scatter = 25 * runs * tile_rows / (c.c * c.taps + 1)
+    cuts: dict[int, float] = {}  # the shortest time by number of tasks
+    groups = 1
+    while groups <= min(tiles, threads):
+        for panels in range(1, 17):
+            block_rows = min(max(panels * NR // width, 1), c.rows, c.rows_within(width))
+            tasks = ceil_div(c.rows, block_rows) * ceil_div(c.cols, width) * groups
+            fill = 8 * (block_rows + c.reach_v) * (width + c.reach_h) / (NR * (c.taps + 1))
+            packed = ceil_div(block_rows * width, NR), max(tile_rows, 4), 4 + 2 * runs
+            in_place = ceil_div(block_rows * (width + c.reach_h) - c.reach_h, NR), max(tile_rows, 4) + scatter, 0
+            for columns, tile, pack in (packed, in_place):
+                time = ceil_div(tasks, threads) * (columns * (ceil_div(tiles, groups) * tile + pack) + fill)
+                cuts[tasks] = min(time, cuts.get(tasks, time))
+        groups *= 2
+    weights = Loop(tiles, c.k * c.c * c.taps * ELEMENT_NS)
+    return [weights, Loop(min(cuts, key=lambda n: cuts[n]), c.rows * c.cols * c.k * c.c * c.taps * FMA_NS)]
+
+
+def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
+    suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and c.c * c.taps >= 256
+    return channels_loops(c, threads) if suits_channels else gemm_loops(c, threads)
+
+
+def forward_loops(s: Conv, threads: int) -> list[Loop]:
+    if tile := winograd_tile(s):
+        return winograd_loops(s.n, s.out_size, s.c, s.k, tile, threads)
+    phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
+    rows, cols = s.n * s.out_size, s.out_size
+    if s.kernel == s.stride == 1:  # in_one_row
+        rows, cols = s.n, s.out_size**2
+    return correlate_loops(Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, phases**2, reach, reach), threads)
+
+
+def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
+    if tile := winograd_tile(s):
+        return winograd_loops(s.n, s.size, s.k, s.c, tile, threads)
+    if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp
+        tasks = s.n * min(ceil_div(s.c * s.size**2, SLAB_ELEMENTS), s.size)
+        return [Loop(tasks, s.n * s.out_size**2 * s.c * s.kernel**2 * (s.k * FMA_NS + ELEMENT_NS))]
+    if s.kernel == s.stride == 1:
+        return correlate_loops(Correlation(s.n, s.size**2, s.k, s.c, 1, 1, 1, 0, 0), threads)
+    axes = []  # of every phase: its pixels and its taps
+    for phase in range(s.stride):
+        first = (phase - s.padding) % s.stride
+        axes.append((len(range(first, s.size, s.stride)), len(range(phase, s.kernel, s.stride))))
+    loops: list[Loop] = []
+    for rows, v in axes:
+        for cols, h in axes:
+            if rows * cols:
+                reach_v, reach_h = max(v - 1, 0), max(h - 1, 0)
+                loops += correlate_loops(Correlation(s.n * rows, cols, s.k, s.c, v, h, 1, reach_v, reach_h), threads)
+    return loops
+
+
+def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
+    """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
+    if tile := winograd_tile(s):
+        size, tiles = s.k * s.c * 9, ceil_div(s.out_size, tile)
+        blocks = grid_blocks(s.n * tiles, tiles, 48)
+        splits = clamp(max(1 << 20, 3 * size) // size, 1, min(blocks, 64))
+        tasks = splits * ceil_div(s.c, 64) * ceil_div(s.k, 64)
+        add = ceil_div(size, max(int(THREAD_NS / (splits * ELEMENT_NS)), 1))
+        work = s.n * tiles**2 * (tile + 2) ** 2 * s.k * s.c * FMA_NS
+        return [Loop(tasks, work), Loop(add, add * THREAD_NS)]
+    one_row = s.kernel == s.stride == 1
+    rows, cols = (s.n, s.out_size**2) if one_row else (s.n * s.out_size, s.out_size)
+    reach = (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
+    phases, width = min(s.kernel, s.stride) ** 2, min(cols, 256)
+    within = max(SLAB_ELEMENTS // (width + reach) // phases - reach, 1)
+    block_rows = clamp(min(256 // width, within), 1, rows)
+    blocks = ceil_div(rows, block_rows) * ceil_div(cols, width)
+    tap_rows, panels = s.c * s.kernel**2, ceil_div(s.k, NR)
+    partial = (1 + tap_rows) * panels * NR
+    splits = clamp(min(max(1 << 20, 3 * s.k * tap_rows) // partial, blocks), 1, 64)
+    out_rows = s.n if one_row else s.out_size
+    strips = (block_rows + out_rows - 2) // out_rows + 1
+    plane = (block_rows + strips * reach) * (width + reach) * phases
+    most_channels = clamp((64 << 10) // ((plane // 16 | 1) * 16 + 32), 1, s.c)
+    chunks = max(ceil_div(s.c, most_channels), min(ceil_div(4 * threads, splits), ceil_div(s.c, 16)))
+    work = rows * cols * s.k * (1 + tap_rows) * FMA_NS
+    return [Loop(splits * chunks, work), Loop(panels, splits * partial * ELEMENT_NS)]
+
+
+def pool_loops(s: Pool, kind: str) -> list[Loop]:
+    """pool.cpp."""
+    planes, rows, width = s.n * s.c, s.n * s.c * s.out_size, min(s.out_size, 1024)
+    if kind == "pool backward":
+        ns = (s.size**2 + 2 * s.out_size**2) * ELEMENT_NS
+        tasks = ceil_div(planes, max(int(THREAD_NS / ns), 1))
+        return [Loop(tasks, tasks * THREAD_NS)]
+    block_rows = clamp(1024 // width, 1, rows)  # a slab of these shapes holds more
+    task_rows = ceil_div(max((1 << 15) // width, 1), block_rows) * block_rows
+    return [Loop(ceil_div(rows, task_rows) * ceil_div(s.out_size, width), rows * width * s.kernel**2 * ELEMENT_NS)]
+
+
+def loops(kind: str, shape: Conv | Pool, threads: int) -> list[Loop]:
+    """Return the parallel loops of a row, in their order; of the backward pass of a convolution dx, then dweight."""
+    if isinstance(shape, Pool):
+        return pool_loops(shape, kind)
+    if kind == "conv forward":
+        return forward_loops(shape, threads)
+    return data_gradient_loops(shape, threads) + weight_gradient_loops(shape, threads)

@@ -67,6 +67,7 @@ def balanced_blocks(rows: int, cols: int, most: int, threads: int) -> int:
     blocks = ceil_div(rows * cols, most)
     if 1 < blocks < 8 * threads:
         most = ceil_div(rows * cols, max((2 * blocks + threads) // (2 * threads), 1) * threads)
+        most = most if most < cols else ceil_div(most, cols) * cols
     return grid_blocks(rows, cols, most)
 
 

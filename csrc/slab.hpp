@@ -95,7 +95,10 @@ inline BlockGrid balanced_grid(index_t images, index_t image_rows, index_t image
     const index_t all = images * image_rows * image_cols, blocks = ceil_div(all, most);
     if (blocks == 1 || blocks >= 8 * threads) return BlockGrid(images, image_rows, image_cols, most);
     const index_t rounds = std::max<index_t>((2 * blocks + threads) / (2 * threads), 1);
-    return BlockGrid(images, image_rows, image_cols, ceil_div(all, rounds * threads));
+    const index_t wanted = ceil_div(all, rounds * threads);
+    // Rounded up to whole rows: a block more than there are turns would be a turn of its own.
+    const index_t rows = ceil_div(wanted, image_cols);
+    return BlockGrid(images, image_rows, image_cols, wanted < image_cols ? wanted : rows * image_cols);
 }
 
 /// Successive output rows of one image; `source` is where the first one's pixels lie in the slab.

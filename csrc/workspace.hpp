@@ -13,6 +13,9 @@
 #ifndef _WIN32
 #include <pthread.h>
 #endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace npconv {
 
@@ -42,11 +45,16 @@ class BlockCache {
             kept_bytes_ -= block.bytes;
             return block;
         }
-        constexpr std::size_t alignment = 64;
+        constexpr std::size_t huge_page = 2u << 20;
+        const std::size_t alignment = bytes >= huge_page / 2 ? huge_page : 64;
         MemoryBlock block;
         block.bytes = (bytes + alignment - 1) / alignment * alignment;
         block.data = std::aligned_alloc(alignment, block.bytes);
         if (!block.data) throw std::bad_alloc();
+#ifdef __linux__
+        // In pages of 4 KiB the planes of an image would be more pages than the CPU keeps addresses for. Only advice.
+        if (alignment == huge_page) madvise(block.data, block.bytes, MADV_HUGEPAGE);
+#endif
         return block;
     }
 

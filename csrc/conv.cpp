@@ -256,10 +256,26 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }
-    for (index_t v = 0; v < s.stride.h; ++v) {
-        for (index_t h = 0; h < s.stride.w; ++h) {
-            const Correlation<T> phase{backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, v),
-                                       backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, h),
+    const int tile = winograd_tile(s, algorithm);
+    // One phase for each of the first inputs. Some meet no tap, where the stride is larger than the kernel, and are 0.
+    std::vector<Axis> v, h;
+    for (index_t i = 0; i < std::min(s.stride.h, s.h); ++i) {
+        v.push_back(backward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top, (i + s.pad.top) % s.stride.h));
+    }
+    for (index_t i = 0; i < std::min(s.stride.w, s.w); ++i) {
+        h.push_back(
+            backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, (i + s.pad.left) % s.stride.w));
+    }
+    const auto no_taps = [](const Axis& axis) { return axis.taps.empty(); };
+    if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
+        parallel_for_range(s.n * s.c * s.h * s.w, element_ns,
+                           [&](index_t begin, index_t end) { std::fill(dx + begin, dx + end, T(0)); });
+    }
+    for (const Axis& phase_v : v) {
+        for (const Axis& phase_h : h) {
+            if (no_taps(phase_v) || no_taps(phase_h)) continue;
+            const Correlation<T> phase{phase_v,
+                                       phase_h,
                                        s.n,
                                        s.groups,
                                        s.kg(),
@@ -275,7 +291,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                                        dx,
                                        s.h,
                                        s.w};
-            correlate(phase, winograd_tile(s, algorithm));
+            correlate(phase, tile);
         }
     }
 }

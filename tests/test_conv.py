@@ -141,6 +141,20 @@ def test_threads_do_not_change_a_bit(dtype: type, shape: tuple, weight_shape: tu
             assert first.tobytes() == a.tobytes()
 
 
+@pytest.mark.parametrize("filters", [1, 4])
+def test_strides_beyond_the_image(filters: int) -> None:
+    x, weight = np.ones((1, 1, 5, 6)), np.full((filters, 1, 2, 2), 3.0)
+    huge = 2**31 - 1
+    y = npconv.conv2d(x, weight, stride=huge)
+    assert y.shape == (1, filters, 1, 1)
+    dx, dweight, dbias = npconv.conv2d_backward(y, x, weight, stride=huge)
+    expected = np.zeros((5, 6))
+    expected[:2, :2] = 3.0 * y.sum()
+    np.testing.assert_array_equal(dx[0, 0], expected)
+    assert (dweight == 12.0).all()
+    assert (dbias == 12.0).all()
+
+
 def test_needs_leaves_out(rng: np.random.Generator) -> None:
     x, weight = rng.standard_normal((2, 3, 8, 8)), rng.standard_normal((4, 3, 3, 3))
     dy = rng.standard_normal((2, 4, 6, 6))

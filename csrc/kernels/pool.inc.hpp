@@ -15,10 +15,11 @@ inline void store_indices(const Vector& at, Index* index, index_t n) {
     }
 }
 
-template <class T, int Bytes, int Stride>
-void max_pool_row(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
-                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
-                  std::int32_t* short_index, bool relu) {
+/// Without `Indexed`, half of the work falls away.
+template <class T, int Bytes, int Stride, bool Indexed>
+void max_pool_row_of(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
+                     index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
+                     std::int32_t* short_index, bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -47,7 +48,7 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
             // the last one stays.
             const IntVector take = (v > best) | (v != v);
             best = take ? v : best;
-            where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
+            if constexpr (Indexed) where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
         }
         IntVector cut = {};
         if (relu) {
@@ -60,6 +61,7 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
         } else {
             S::store_part(y + j, best, count_here);
         }
+        if constexpr (!Indexed) continue;
         // A lane that is cut holds -1: all bits set.
         if (index) {
             IndexVector at = __builtin_convertvector(lane, IndexVector) * step + (base + j * step) +
@@ -73,6 +75,15 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
             store_indices(at, short_index + j, whole ? lanes : count_here);
         }
     }
+}
+
+template <class T, int Bytes, int Stride>
+void max_pool_row(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
+                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
+                  std::int32_t* short_index, bool relu) {
+    const auto row =
+        index || short_index ? max_pool_row_of<T, Bytes, Stride, true> : max_pool_row_of<T, Bytes, Stride, false>;
+    row(count, x, offset, code, first, n, y, y_end, base, step, index, short_index, relu);
 }
 
 template <class T, int Bytes, int NV>

@@ -217,7 +217,7 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
 
         const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, c.out_h, c.out_w, nr);
         Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
-        weights.clear();  // columns behind the last output channel are computed, too
+        if (c.out_channels % nr > 0) weights.clear();  // columns behind the last channel are computed, too
         T bias[max_tile_columns] = {};
         for (index_t panel = share_begin(part, parts, panels); panel < share_begin(part + 1, parts, panels); ++panel) {
             const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
@@ -287,7 +287,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
         const index_t c0 = share_begin(c_chunk, c_chunks, cg), channels = share_begin(c_chunk + 1, c_chunks, cg) - c0;
         const index_t k0 = share_begin(k_chunk, k_chunks, kg), filters = share_begin(k_chunk + 1, k_chunks, kg) - k0;
         Scratch<T> pixels(elements * x_step), gradients(elements * dy_step), sums(elements * sum_step);
-        gradients.clear();  // columns behind the last output channel are computed, too
+        if (filters % nr > 0) gradients.clear();  // columns behind the last channel are computed, too
         T bias_sum[gradient_channels + max_tile_columns] = {};
 
         const index_t first = share_begin(split, splits, grid.blocks());

@@ -146,6 +146,19 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
     }
 }
 
+/// sums[j] += the sum of pixels[i*nr + j] over all i; four at a time, because each addition waits for the one before.
+template <class T>
+void add_pixels(const T* pixels, index_t count, int nr, T* sums) {
+    for (; count >= 4; count -= 4, pixels += 4 * nr) {
+        for (int j = 0; j < nr; ++j) {
+            sums[j] += (pixels[j] + pixels[nr + j]) + (pixels[2 * nr + j] + pixels[3 * nr + j]);
+        }
+    }
+    for (; count > 0; --count, pixels += nr) {
+        for (int j = 0; j < nr; ++j) sums[j] += pixels[j];
+    }
+}
+
 /// A little more than n: rows that are a power of two apart would all meet in the same lines of the L1 cache.
 index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) * lanes + lanes; }
 
@@ -313,9 +326,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
                                                           gradients.data() + t * ld_dy + k, dy_steps.data(), nullptr);
                 }
                 if (dbias && c_chunk == 0) {
-                    for (index_t pixel = 0; pixel < out.pixels(); ++pixel) {
-                        for (index_t j = 0; j < nr; ++j) bias_sum[k + j] += packed[pixel * nr + j];
-                    }
+                    add_pixels(packed.data(), out.pixels(), nr, bias_sum + k);
                 }
             }
 

@@ -64,41 +64,6 @@ Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int
     return cut;
 }
 
-/// Weights in the micro-kernel's order, tile by tile: [reduction][rows of the tile]. Tiles share the output channels
-/// evenly (64 in tiles of at most 14 rows: 12, 13, 13, 13, 13), so none is padded.
-template <class T>
-void pack_weights(const Correlation<T>& c, index_t tiles, T* packed) {
-    const index_t reduction = c.reduction();
-    const double tile_ns =
-        static_cast<double>(c.out_channels * c.reduction()) * element_ns / static_cast<double>(tiles);
-    parallel_for(c.groups * tiles, tile_ns, [&](index_t task) {
-        const index_t group = task / tiles, tile = task % tiles;
-        const index_t begin = share_begin(tile, tiles, c.out_channels);
-        const index_t rows = share_begin(tile + 1, tiles, c.out_channels) - begin;
-        const T* from = c.weight + group * c.weight_group + begin * c.weight_m;
-        T* to = packed + (group * c.out_channels + begin) * reduction;
-        const index_t taps = c.taps();
-        if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
-            kernels_of<T>().pack_transposed(from, c.weight_m, rows, reduction, to, rows, rows);
-            return;
-        }
-        for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * rows) {
-            if (taps == c.kernel_taps) {  // all of them, in their order
-                kernels_of<T>().pack_transposed(from, c.weight_m, rows, taps, to, rows, rows);
-                continue;
-            }
-            index_t tap = 0;
-            for (const Tap& v : c.v.taps) {
-                for (const Tap& h : c.h.taps) {
-                    const T* w = from + v.index * c.kw + h.index;
-                    for (index_t i = 0; i < rows; ++i) to[tap * rows + i] = w[i * c.weight_m];
-                    ++tap;
-                }
-            }
-        }
-    });
-}
-
 template <class T>
 void correlate_gemm(const Correlation<T>& c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
@@ -112,7 +77,14 @@ void correlate_gemm(const Correlation<T>& c) {
                                c.v.step * c.out_w, c.h.step};
 
     Scratch<T> weights(c.groups * c.out_channels * reduction);
-    pack_weights(c, tiles, weights.data());
+    // Tile by tile. Tiles share the output channels evenly (64 in tiles of at most 14 rows: 12, 13, 13, 13, 13), so
+    // none is padded.
+    const double tile_ns = static_cast<double>(c.out_channels * reduction) * element_ns / static_cast<double>(tiles);
+    parallel_for(c.groups * tiles, tile_ns, [&](index_t task) {
+        const index_t group = task / tiles, m = share_begin(task % tiles, tiles, c.out_channels);
+        const index_t tile_rows = share_begin(task % tiles + 1, tiles, c.out_channels) - m;
+        pack_weights(c, group, m, tile_rows, tile_rows, weights.data() + (group * c.out_channels + m) * reduction);
+    });
 
     const SlabLayout layout(c.v, c.h, cut.block_rows, cut.block_width);
     std::vector<index_t> tap_offsets;

@@ -15,37 +15,6 @@ constexpr index_t reduction_block = 256;   // a panel of weights of so many rows
 constexpr index_t sum_elements = 1 << 16;  // of a block: pixels times output channels
 constexpr index_t most_pixels = 512;       // of a block
 
-/// Weights as [group][panel of nr output channels][reduction][nr].
-template <class T>
-void pack_weights(const Correlation<T>& c, index_t panels, T* packed) {
-    const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr;
-    const index_t taps = c.taps(), reduction = c.reduction();
-    parallel_for(c.groups * panels, static_cast<double>(nr * reduction) * element_ns, [&](index_t task) {
-        const index_t group = task / panels, m = task % panels * nr, count = std::min<index_t>(nr, c.out_channels - m);
-        const T* from = c.weight + group * c.weight_group + m * c.weight_m;
-        T* to = packed + task * reduction * nr;
-        if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
-            kernel.pack_transposed(from, c.weight_m, count, reduction, to, nr, nr);
-            return;
-        }
-        for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c, to += taps * nr) {
-            if (taps == c.kernel_taps) {  // all of them, in their order
-                kernel.pack_transposed(from, c.weight_m, count, taps, to, nr, nr);
-                continue;
-            }
-            T* row = to;
-            for (const Tap& v : c.v.taps) {
-                for (const Tap& h : c.h.taps) {
-                    const T* w = from + v.index * c.kw + h.index;
-                    for (index_t i = 0; i < nr; ++i) row[i] = i < count ? w[i * c.weight_m] : T(0);
-                    row += nr;
-                }
-            }
-        }
-    });
-}
-
 /// Whether the taps meet pixels of the image only, at every output.
 bool stays_inside(const Axis& axis) {
     for (const Tap& tap : axis.taps) {
@@ -120,7 +89,10 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
     const index_t in_plane = c.v.in * c.h.in, image_stride = c.groups * c.in_channels * in_plane;
 
     Scratch<T> weights(c.groups * panels * reduction * nr), biases(c.groups * panels * nr);
-    pack_weights(c, panels, weights.data());
+    parallel_for(c.groups * panels, static_cast<double>(nr * reduction) * element_ns, [&](index_t task) {
+        const index_t m = task % panels * nr, count = std::min<index_t>(nr, c.out_channels - m);
+        pack_weights(c, task / panels, m, count, nr, weights.data() + task * reduction * nr);
+    });
     for (index_t group = 0; c.bias && group < c.groups; ++group) {
         T* const to = biases.data() + group * panels * nr;
         std::fill(to, to + panels * nr, T(0));

@@ -26,6 +26,33 @@ struct Correlation {
     index_t reduction() const { return in_channels * taps(); }
 };
 
+/// The weights of `count` output channels from m on as the micro-kernels read them, [reduction][width], with zeros for
+/// count <= j < width.
+template <class T>
+void pack_weights(const Correlation<T>& c, index_t group, index_t m, index_t count, index_t width, T* packed) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const index_t taps = c.taps();
+    const T* from = c.weight + group * c.weight_group + m * c.weight_m;
+    if (c.weight_c == taps) {  // forward: the whole reduction lies in its order
+        kernel.pack_transposed(from, c.weight_m, count, c.reduction(), packed, width, width);
+        return;
+    }
+    for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c) {
+        if (taps == c.kernel_taps) {  // all of them, in their order
+            kernel.pack_transposed(from, c.weight_m, count, taps, packed, width, width);
+            packed += taps * width;
+            continue;
+        }
+        for (const Tap& v : c.v.taps) {
+            for (const Tap& h : c.h.taps) {
+                const T* w = from + v.index * c.kw + h.index;
+                for (index_t j = 0; j < width; ++j) packed[j] = j < count ? w[j * c.weight_m] : T(0);
+                packed += width;
+            }
+        }
+    }
+}
+
 /// y = x * weight + bias.
 template <class T>
 Correlation<T> forward_correlation(const ConvShape& s, const T* x, const T* weight, const T* bias, T* y) {

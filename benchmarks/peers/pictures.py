@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # before pyplot: there may be no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image  # matplotlib brings it
 
 from peers.environments import PEERS
 from peers.report import medians, rate
@@ -19,6 +20,13 @@ COLOURS = dict(zip(PEERS, ["black", *plt.get_cmap("tab10").colors], strict=False
 
 # Where a bar is cut off, and its number written: one row must not flatten all the others.
 HIGHEST = 4.0
+
+
+def save(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure as a small PNG: drawings need few colours."""
+    figure.savefig(path, format="png", dpi=dpi)
+    plt.close(figure)
+    Image.open(path).convert("RGB").quantize(64).save(path, format="PNG", optimize=True)
 
 
 def bars(results: dict[str, Any], path: Path) -> None:
@@ -49,8 +57,7 @@ def bars(results: dict[str, Any], path: Path) -> None:
             panel.set_ylim(0, min(panel.get_ylim()[1] * 1.1, HIGHEST))  # room for the legend
             if used:
                 panel.legend(fontsize="small", ncols=len(used))
-    figure.savefig(path, format="png", dpi=80)
-    plt.close(figure)
+    save(figure, path, dpi=60)
 
 
 def roofline(results: dict[str, Any], path: Path) -> None:
@@ -83,5 +90,4 @@ def roofline(results: dict[str, Any], path: Path) -> None:
         panel.grid(alpha=0.3, which="both")
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize="small")
-    figure.savefig(path, format="png", dpi=100)
-    plt.close(figure)
+    save(figure, path, dpi=80)

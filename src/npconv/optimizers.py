@@ -8,6 +8,7 @@ book's ``common/optimizer.py``; *W* is a weight, *g* its gradient, and all opera
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ _COMPUTED_IN: dict[type, np.dtype[Any]] = {
 }
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What all optimizers share: the walk over the parameters, checks, saving and restoring.
 
     A rule states which arrays it keeps per parameter (`slots`: attributes that are dicts from
@@ -143,9 +144,9 @@ class Optimizer:
             arrays = {n[len(start) :]: np.array(a) for n, a in state.items() if n.startswith(start)}
             setattr(self, slot, arrays)
 
+    @abstractmethod
     def _step_numbers(self) -> Sequence[float]:
         """Return what the formula takes in this update, in the order of csrc/kernels/kernels.hpp."""
-        raise NotImplementedError
 
 
 class SGD(Optimizer):

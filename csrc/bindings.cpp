@@ -1,5 +1,5 @@
 // The only file that knows pybind11. Every function here borrows its arrays, allocates its results, releases the GIL
-// and calls an operator. Arguments have been through npconv/functional.py; what would be unsafe is checked again,
+// and calls an operator. Arguments have been through npconv/functional; what would be unsafe is checked again,
 // here (type and layout) and in shape.hpp (sizes).
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -33,6 +33,7 @@ from npconv.functional import (
     relu,
     relu_backward,
 )
+from npconv.functional._gate import as_int
 from npconv.trainer import Trainer
 
 __all__ = [
@@ -81,7 +82,7 @@ def set_num_threads(n: int) -> None:
     ValueError
         If n is below 1.
     """
-    _core.set_num_threads(functional._int("set_num_threads", "n", n))
+    _core.set_num_threads(as_int("set_num_threads", "n", n))
 
 
 @contextmanager

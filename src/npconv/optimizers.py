@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npconv import _core
-from npconv.functional import _cast
+from npconv.functional._gate import as_dtype
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "Optimizer", "RMSprop"]
 
@@ -82,7 +82,7 @@ class Optimizer(ABC):
             given = grads.get(name)
             if given is None:
                 raise ValueError(f"update: parameter {name!r} has no gradient; grads has {list(grads)}")
-            grad = _cast("update", f"the gradient of {name!r}", given, dtype)
+            grad = as_dtype("update", f"the gradient of {name!r}", given, dtype)
             shapes = [slot[name].shape for slot in slots if name in slot]
             if grad.shape != param.shape or any(shape != param.shape for shape in shapes):
                 raise ValueError(

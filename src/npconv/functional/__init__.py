@@ -1,0 +1,30 @@
+"""The operators: stateless functions on ndarrays.
+
+Each of them checks its arguments in the one gate (`_gate.py`), and then the compiled operator of the same name runs.
+
+Two rules hold for all of them. The dtype of the result follows NumPy's promotion of the inputs (`x` and `weight` where
+there are weights); float32 and float64 are native, float16 is computed in float32 and returned as float16. Inputs are
+never written to, and results are new C-contiguous arrays.
+"""
+
+from npconv.functional.columns import col2im, im2col
+from npconv.functional.convolution import conv2d, conv2d_backward, conv_output_size
+from npconv.functional.dense import affine, affine_backward, relu, relu_backward
+from npconv.functional.fused import conv2d_relu_max_pool2d, conv2d_relu_max_pool2d_backward
+from npconv.functional.pooling import max_pool2d, max_pool2d_backward
+
+__all__ = [
+    "affine",
+    "affine_backward",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "conv2d_relu_max_pool2d",
+    "conv2d_relu_max_pool2d_backward",
+    "conv_output_size",
+    "im2col",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+]

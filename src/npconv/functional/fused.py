@@ -1,0 +1,116 @@
+"""Neighbouring layers in one pass: convolution, ReLU and max pooling."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from npconv import _core
+from npconv.functional._gate import (
+    I32,
+    Array,
+    IntOrPair,
+    Padding,
+    as_bias,
+    as_dtype,
+    as_indices,
+    finish,
+    geometry_of,
+    promote,
+    require_axes,
+    windows_of,
+)
+
+_POOL_NAMES = "pool_stride", "pool_padding", "pool_dilation"
+
+
+def conv2d_relu_max_pool2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    kernel_size: IntOrPair,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Max pooling of ReLU of a convolution, a few images at a time: what is between them stays in the cache.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+    weight, bias, stride, padding, dilation, groups
+        As `conv2d` has them.
+    kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
+        As `max_pool2d` has them.
+
+    Returns
+    -------
+    (y, indices) : ndarrays, shape (N, K, PH, PW)
+        y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. Indices are those
+        of `max_pool2d` in int32, but -1 where y is 0: there ReLU lets no gradient through. (float16 is rounded only at
+        the end.)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d` and `max_pool2d`.
+    """
+    op = "conv2d_relu_max_pool2d"
+    (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
+    require_axes(op, "x", x, "(N, C, H, W)", 4)
+    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
+    windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
+    bias = as_bias(op, bias, x.dtype)
+    y, indices = _core.conv2d_relu_max_pool2d(x, weight, bias, *geometry, *windows, bool(ceil_mode))
+    return finish(y, dtype), indices
+
+
+def conv2d_relu_max_pool2d_backward(
+    dy: ArrayLike,
+    indices: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    kernel_size: IntOrPair,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> tuple[Array, Array]:
+    """Gradients of `conv2d_relu_max_pool2d` for the filters: those of a first layer, which has no use for dx.
+
+    Parameters
+    ----------
+    dy, indices : array_like, shape (N, K, PH, PW)
+        The gradient of the pooled result, and the indices that came with it.
+    x, weight, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
+        As given to `conv2d_relu_max_pool2d`.
+
+    Returns
+    -------
+    (dweight, dbias) : ndarrays of the shapes of weight, and (K,)
+        Bitwise what `max_pool2d_backward`, `relu_backward` and `conv2d_backward` return one after the other.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.
+    """
+    op = "conv2d_relu_max_pool2d_backward"
+    (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
+    require_axes(op, "x", x, "(N, C, H, W)", 4)
+    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
+    windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
+    dy, indices = as_dtype(op, "dy", dy, x.dtype), as_indices(op, np.asarray(indices), I32)
+    dweight, dbias = _core.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, *geometry, *windows, bool(ceil_mode))
+    return finish(dweight, dtype), finish(dbias, dtype)

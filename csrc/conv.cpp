@@ -221,10 +221,12 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
 }
 
 template <class T>
-void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm) {
+void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm,
+                          const T* bias) {
     const ConvShape s = in_one_row(shape);
     const index_t taps = s.kh * s.kw;
-    if (s.cg() <= 4 && s.kg() >= 4 * s.cg() && winograd_tile(s, algorithm) == 0) {  // measured: 1.1 to 3 times faster
+    if (!bias && s.cg() <= 4 && s.kg() >= 4 * s.cg() &&
+        winograd_tile(s, algorithm) == 0) {  // measured: 1.1 to 3 times faster
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }
@@ -240,8 +242,9 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     }
     const auto no_taps = [](const Axis& axis) { return axis.taps.empty(); };
     if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
-        parallel_for_range(s.n * s.c * s.h * s.w, element_ns,
-                           [&](index_t begin, index_t end) { std::fill(dx + begin, dx + end, T(0)); });
+        const index_t plane = s.h * s.w;
+        parallel_for(s.n * s.c, static_cast<double>(plane) * element_ns,
+                     [&](index_t i) { std::fill(dx + i * plane, dx + (i + 1) * plane, bias ? bias[i % s.c] : T(0)); });
     }
     for (const Axis& phase_v : v) {
         for (const Axis& phase_h : h) {
@@ -259,7 +262,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                                        s.kg() * s.cg() * taps,
                                        s.kw,
                                        taps,
-                                       nullptr,
+                                       bias,
                                        dx,
                                        s.h,
                                        s.w};
@@ -270,7 +273,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
 
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm);
 template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm);
-template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm);
-template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*, Algorithm);
+template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm, const float*);
+template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*, Algorithm, const double*);
 
 }  // namespace npconv

@@ -17,10 +17,10 @@ template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y,
                     Algorithm algorithm = Algorithm::automatic);
 
-/// dx from dy (n, k, oh, ow).
+/// dx from dy (n, k, oh, ow), and bias (c) added to it unless null: that is transposed convolution.
 template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx,
-                          Algorithm algorithm = Algorithm::automatic);
+                          Algorithm algorithm = Algorithm::automatic, const T* bias = nullptr);
 
 /// The same for few input channels, as those of a first layer: fast where the other way has too few rows for a tile.
 template <class T>
@@ -30,6 +30,11 @@ void conv2d_backward_data_by_taps(const ConvShape& shape, const T* dy, const T* 
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm = Algorithm::automatic);
+
+/// The gradients of transposed convolution, of x (n, k, oh, ow) and dy (n, c, h, w); each may be null.
+template <class T>
+void conv_transpose2d_backward(const ConvShape& shape, const T* dy, const T* x, const T* weight, T* dx, T* dweight,
+                               T* dbias);
 
 /// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. An index is -1
 /// where ReLU lets no gradient through.

@@ -141,6 +141,50 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
         });
 }
 
+namespace {
+
+/// Calls body(plane, i, index) for every index, which is checked to lie in its plane.
+template <class Begin, class Body>
+void for_indices(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
+                 Begin&& begin_plane, Body&& body) {
+    parallel_for_range(
+        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
+            for (index_t plane = begin; plane < end; ++plane) {
+                begin_plane(plane);
+                for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
+                    if (indices[i] < 0 || indices[i] >= plane_size) {
+                        refuse(op, "indices holds ", indices[i], ", the planes of the result have ", plane_size,
+                               " pixels; pass the indices of max_pool2d, and its input's size as output_size");
+                    }
+                    body(plane * plane_size + indices[i], i);
+                }
+            }
+        });
+}
+
+}  // namespace
+
+template <class T>
+void max_unpool2d_forward(index_t planes, index_t plane_size, index_t windows, const T* x, const index_t* indices,
+                          T* y) {
+    for_indices(
+        "max_unpool2d", planes, plane_size, windows, indices,
+        [&](index_t plane) { std::fill(y + plane * plane_size, y + (plane + 1) * plane_size, T(0)); },
+        [&](index_t at, index_t i) { y[at] = x[i]; });
+}
+
+template <class T>
+void max_unpool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+                           T* dx) {
+    for_indices(
+        "max_unpool2d_backward", planes, plane_size, windows, indices, [](index_t) {},
+        [&](index_t at, index_t i) { dx[i] = dy[at]; });
+}
+
+template void max_unpool2d_forward(index_t, index_t, index_t, const float*, const index_t*, float*);
+template void max_unpool2d_forward(index_t, index_t, index_t, const double*, const index_t*, double*);
+template void max_unpool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
+template void max_unpool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
 template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const float*, float*, std::int32_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);

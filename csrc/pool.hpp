@@ -1,4 +1,4 @@
-// Max pooling, forward and backward.
+// Max pooling and unpooling, forward and backward.
 #pragma once
 
 #include "shape.hpp"
@@ -16,5 +16,16 @@ void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, Index* indices
 /// lies outside its plane.
 template <class T, class Index>
 void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const Index* indices, T* dx);
+
+/// y (planes of `plane_size` pixels): zeros, but each x where its index says, the last one of several. Throws
+/// std::invalid_argument if an index lies outside its plane.
+template <class T>
+void max_unpool2d_forward(index_t planes, index_t plane_size, index_t windows, const T* x, const index_t* indices,
+                          T* y);
+
+/// dx: what lies in dy where each index says.
+template <class T>
+void max_unpool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+                           T* dx);
 
 }  // namespace npconv

@@ -2,6 +2,7 @@
 // checked. Whatever passes here is safe for the kernels, which check nothing.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -120,6 +121,38 @@ struct ConvShape {
         checked_product(op, "the output", {n, k, oh, ow});
     }
 };
+
+/// The convolution whose data gradient is a transposed convolution of x (n, k, oh, ow) with weight (k, c/groups, kh,
+/// kw): its input is the result, (n, c, h, w) with h = (oh - 1)*stride - padding + dilation*(kh - 1) + output_padding
+/// + 1.
+inline ConvShape transposed_shape(const char* op, index_t n, index_t x_c, index_t x_h, index_t x_w, index_t weight_k,
+                                  index_t weight_c, index_t kh, index_t kw, Pair stride, Padding pad,
+                                  Pair output_padding, Pair dilation, index_t groups) {
+    require(x_c >= 1, op, "x has no channels");
+    require(weight_k == x_c, op, "weight has ", weight_k, " input channels, x has ", x_c, " channels");
+    require(weight_c >= 1, op, "weight has no output channels");
+    require_at_least(op, "the image size", {x_h, x_w}, 1);
+    require_at_least(op, "the kernel size", {kh, kw}, 1);
+    require_at_least(op, "stride", stride, 1);
+    require_at_least(op, "dilation", dilation, 1);
+    require_at_least(op, "output_padding", output_padding, 0);
+    require_at_least(op, "padding (top, left)", {pad.top, pad.left}, 0);
+    require_at_least(op, "padding (bottom, right)", {pad.bottom, pad.right}, 0);
+    require(groups >= 1 && x_c % groups == 0, op, "x has ", x_c, " channels, which groups=", groups,
+            " does not divide");
+    require(output_padding.h < std::max(stride.h, dilation.h) && output_padding.w < std::max(stride.w, dilation.w), op,
+            "output_padding is ", output_padding, ", it must be smaller than stride ", stride, " or dilation ",
+            dilation);
+    const Pair size = {(x_h - 1) * stride.h + dilation.h * (kh - 1) + 1 + output_padding.h - pad.top - pad.bottom,
+                       (x_w - 1) * stride.w + dilation.w * (kw - 1) + 1 + output_padding.w - pad.left - pad.right};
+    require(size.h >= 1 && size.w >= 1, op, "the result would have ", size, " pixels; use less padding");
+    require(size.h < max_extent && size.w < max_extent, op, "the result would have ", size,
+            " pixels; each must be below 2**31");
+    checked_product(op, "weight", {weight_c, groups});
+    ConvShape s(op, n, weight_c * groups, size.h, size.w, x_c, weight_c, kh, kw, stride, pad, dilation, groups);
+    s.oh = x_h, s.ow = x_w;  // fewer than fit where output_padding is a stride or more
+    return s;
+}
 
 /// Pooling windows: x (n, c, h, w), y (n, c, oh, ow).
 struct PoolShape {

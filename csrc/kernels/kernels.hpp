@@ -122,6 +122,29 @@ struct TypedKernels {
     void (*unpool_pixels)(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first,
                           T* out);
 
+    /// The sum of x, of (x - mean)^2, and of dy*(x - mean), over n elements.
+    double (*sum)(const T* x, index_t n);
+    double (*sum_of_squares)(const T* x, T mean, index_t n);
+    double (*sum_of_products)(const T* dy, const T* x, T mean, index_t n);
+
+    /// y = (x - mean)*scale + shift.
+    void (*scale_and_shift)(const T* x, T mean, T scale, T shift, T* y, index_t n);
+
+    /// dx = factor[0]*dy + factor[1]*(x - mean) + factor[2].
+    void (*normalization_gradient)(const T* dy, const T* x, T mean, const T* factor, T* dx, index_t n);
+
+    /// y[i*ld_y + j] = the sum of x[r*width + j] over begin[i] <= r < end[i], for i < rows and j < width.
+    void (*sum_rows)(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y,
+                     index_t ld_y);
+
+    /// y[j] = (x[j*stride] + ... + x[j*stride + kernel - 1]) / (columns[j]*rows) for j < n; without columns, over rows.
+    /// The index of the table is the stride, or 0 for any. Up to 2*lanes elements behind x are read.
+    void (*average_windows[3])(index_t n, index_t kernel, index_t stride, const T* x, const T* columns, T rows, T* y);
+
+    /// The way back: dx[i] = the sum over the windows j that cover pixel i of v[j], over the divisor, for i < n; v[j]
+    /// is 0 for (kernel - 1)/stride windows before the first and up to `lanes` behind the last.
+    void (*spread_windows[3])(index_t n, index_t kernel, index_t stride, const T* v, T divisor, T* dx);
+
     WinogradTransforms<T> winograd[5];  ///< for output tiles of 2 x 2 and of 4 x 4 (the index of the table)
 
     void (*relu_forward)(const T* x, T* y, index_t n);

@@ -5,6 +5,7 @@
 #include "gemm.inc.hpp"
 #include "pack.inc.hpp"
 #include "pool.inc.hpp"
+#include "sums.inc.hpp"
 #include "winograd.inc.hpp"
 
 namespace npconv {
@@ -38,6 +39,18 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
+    kernels.sum = sum<T, Bytes>;
+    kernels.sum_of_squares = sum_of_squares<T, Bytes>;
+    kernels.sum_of_products = sum_of_products<T, Bytes>;
+    kernels.scale_and_shift = scale_and_shift<T>;
+    kernels.normalization_gradient = normalization_gradient<T>;
+    kernels.sum_rows = sum_rows<T, Bytes>;
+    kernels.average_windows[0] = average_windows<T, Bytes, 3>;
+    kernels.average_windows[1] = average_windows<T, Bytes, 1>;
+    kernels.average_windows[2] = average_windows<T, Bytes, 2>;
+    kernels.spread_windows[0] = spread_windows<T, Bytes, 3>;
+    kernels.spread_windows[1] = spread_windows<T, Bytes, 1>;
+    kernels.spread_windows[2] = spread_windows<T, Bytes, 2>;
     kernels.winograd[2] = winograd_transforms<T, Bytes, 2>();
     kernels.winograd[4] = winograd_transforms<T, Bytes, 4>();
     kernels.relu_forward = relu_forward<T>;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
 from numpy.typing import ArrayLike
@@ -17,12 +18,15 @@ from npconv.functional._gate import (
     as_images,
     as_int,
     as_needs,
+    as_pair,
     finish,
     geometry_of,
     promote,
 )
 
 _ALGORITHMS = {"auto": 0, "gemm": 1, "winograd2": 2, "winograd4": 3}  # as in csrc/conv.hpp
+_PADDING_MODES = {"zeros": None, "reflect": 0, "replicate": 1, "circular": 2}  # as in csrc/pad.hpp
+_NO_PADDING = 0, 0, 0, 0
 
 
 def conv2d(
@@ -50,11 +54,14 @@ def conv2d(
     stride, dilation : int or (int, int)
         In pixels, vertical and horizontal.
     padding : int, (int, int), ((top, bottom), (left, right)), "valid" or "same"
-        Zeros around the image, in pixels. "same" (stride 1 only) keeps the image size; an odd pixel goes to the bottom
+        Pixels around the image. "same" (stride 1 only) keeps the image size; an odd pixel goes to the bottom
         and the right, as in PyTorch.
     groups : int
         Output channels see only the input channels of their own group.
-    padding_mode : "zeros"
+    padding_mode : "zeros", "reflect", "replicate" or "circular"
+        What stands in the padding: zeros; the image reflected about its first and last pixels, which are not repeated;
+        its edge; or the image once more, as if it went round. As in PyTorch, "reflect" takes less padding than the
+        image's size, "circular" at most that.
     algorithm : "auto", "gemm", "winograd2" or "winograd4"
         "gemm" is the implicit matrix product, which never makes the im2col matrix. The other two are Winograd's
         algorithm [1]_ in output tiles of 2x2 and of 4x4 pixels, for 3x3 kernels of stride and dilation 1: 2.25 and 4
@@ -81,11 +88,14 @@ def conv2d(
     .. [1] A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
     """
     op = "conv2d"
-    _zeros(op, padding_mode)
+    mode = _padding_mode(op, padding_mode)
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     chosen = _algorithm(op, algorithm, weight, geometry)
+    if mode is not None:
+        x = _core.pad(op, x, geometry[1], mode)
+        geometry = (geometry[0], _NO_PADDING, *geometry[2:])
     return finish(_core.conv2d(x, weight, as_bias(op, bias, x.dtype), *geometry, chosen), dtype, single)
 
 
@@ -124,7 +134,7 @@ def conv2d_backward(
         As `conv2d`; also if dy does not have the shape of its result.
     """
     op = "conv2d_backward"
-    _zeros(op, padding_mode)
+    mode = _padding_mode(op, padding_mode)
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
     dy, single_dy = as_images(op, "dy", as_dtype(op, "dy", dy, x.dtype))
@@ -132,7 +142,13 @@ def conv2d_backward(
         raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     chosen = _algorithm(op, algorithm, weight, geometry)
+    pads = geometry[1]
+    if mode is not None:
+        x = _core.pad(op, x, pads, mode)
+        geometry = (geometry[0], _NO_PADDING, *geometry[2:])
     dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, as_needs(op, needs), chosen)
+    if dx is not None and mode is not None:
+        dx = _core.pad_backward(op, dx, pads, mode)
     return (
         None if dx is None else finish(dx, dtype, single),
         None if dweight is None else finish(dweight, dtype),
@@ -140,9 +156,12 @@ def conv2d_backward(
     )
 
 
-def _zeros(op: str, padding_mode: str) -> None:
-    if padding_mode != "zeros":
-        raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available is 'zeros' (np.pad offers others)")
+def _padding_mode(op: str, padding_mode: str) -> int | None:
+    """Return the number of the mode in the compiled code, None for zeros."""
+    if padding_mode not in _PADDING_MODES:
+        modes = ", ".join(map(repr, _PADDING_MODES))
+        raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available are {modes}")
+    return _PADDING_MODES[padding_mode]
 
 
 def _algorithm(op: str, algorithm: str, weight: Array, geometry: tuple[Any, ...]) -> int:
@@ -156,6 +175,118 @@ def _algorithm(op: str, algorithm: str, weight: Array, geometry: tuple[Any, ...]
             f"{weight.shape[2]}x{weight.shape[3]}, stride {geometry[0]}, dilation {geometry[2]}: use 'auto' or 'gemm'"
         )
     return number
+
+
+def conv_transpose2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | Sequence[Sequence[SupportsIndex]] = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+) -> Array:
+    """Transposed convolution: the data gradient of `conv2d` as an operator of its own, which makes images larger.
+
+    Every pixel of x is multiplied by the filters, and the products are added up where `conv2d` with the same arguments
+    would have read from [1]_.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W) or (C, H, W)
+    weight : array_like, shape (C, K / groups, KH, KW)
+        Input channels first, as in PyTorch.
+    bias : array_like, shape (K,), optional
+    stride, dilation : int or (int, int)
+        In pixels of the result, vertical and horizontal.
+    padding : int, (int, int) or ((top, bottom), (left, right))
+        How many rows and columns at the edges of the result are left out.
+    output_padding : int or (int, int)
+        How many more there are at the bottom and the right; smaller than the stride or the dilation. It chooses among
+        the sizes that `conv2d` maps to the same one.
+    groups : int
+        Output channels see only the input channels of their own group.
+
+    Returns
+    -------
+    ndarray, shape (N, K, OH, OW) or (K, OH, OW)
+        ``OH = (H - 1)*stride - pad_top - pad_bottom + dilation*(KH - 1) + output_padding + 1``, OW alike.
+
+    Raises
+    ------
+    TypeError
+        If no input is floating point, or one is complex or an object array; if an int is none.
+    ValueError
+        If shapes and arguments do not fit together, or the result would have no pixel.
+
+    References
+    ----------
+    .. [1] V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
+    """
+    op = "conv_transpose2d"
+    (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
+    x, single = as_images(op, "x", x)
+    geometry = _transposed_geometry(op, weight, stride, padding, output_padding, dilation, groups)
+    return finish(_core.conv_transpose2d(x, weight, as_bias(op, bias, x.dtype), *geometry), dtype, single)
+
+
+def conv_transpose2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | Sequence[Sequence[SupportsIndex]] = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+    *,
+    needs: Needs = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv_transpose2d`: dx is a convolution of dy.
+
+    Parameters
+    ----------
+    dy : array_like, shape of conv_transpose2d's result
+        Gradient of the loss with respect to it.
+    x, weight, stride, padding, output_padding, groups, dilation
+        As given to `conv_transpose2d`.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    (dx, dweight, dbias) : ndarrays of the shapes of x, of weight, and (K,)
+        None where `needs` is False.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv_transpose2d`; also if dy does not have the shape of its result.
+    """
+    op = "conv_transpose2d_backward"
+    (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
+    x, single = as_images(op, "x", x)
+    dy, single_dy = as_images(op, "dy", as_dtype(op, "dy", dy, x.dtype))
+    if single != single_dy:
+        raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
+    geometry = _transposed_geometry(op, weight, stride, padding, output_padding, dilation, groups)
+    dx, dweight, dbias = _core.conv_transpose2d_backward(dy, x, weight, *geometry, as_needs(op, needs))
+    return (
+        None if dx is None else finish(dx, dtype, single),
+        None if dweight is None else finish(dweight, dtype),
+        None if dbias is None else finish(dbias, dtype),
+    )
+
+
+def _transposed_geometry(
+    op: str, weight: Array, stride: Any, padding: Any, output_padding: Any, dilation: Any, groups: Any
+) -> tuple[tuple[int, int], tuple[int, int, int, int], tuple[int, int], tuple[int, int], int]:
+    """Return the numbers of a transposed convolution: stride, padding, output padding, dilation and groups."""
+    if isinstance(padding, str):
+        raise ValueError(f"{op}: padding is {padding!r}; needed is an int, a pair or ((top, bottom), (left, right))")
+    stride, pads, dilation, groups = geometry_of(op, weight, stride, padding, dilation, groups)
+    return stride, pads, as_pair(op, "output_padding", output_padding), dilation, groups
 
 
 def conv_output_size(

@@ -1,0 +1,156 @@
+// Sums over runs, rows and windows: average pooling and normalization are made of them.
+#pragma once
+
+#include "simd.hpp"
+
+namespace npconv {
+namespace {
+
+template <int Lanes>
+struct Piece {
+    static constexpr int lanes = Lanes;
+};
+
+/// What is left of a loop over vectors of Lanes elements is done in vectors of half as many, and so on: body(j, piece)
+/// is called for pieces that cover begin <= j < n exactly.
+template <int Lanes, class Body>
+inline void for_pieces(index_t begin, index_t n, Body&& body) {
+    for (; n - begin >= Lanes; begin += Lanes) body(begin, Piece<Lanes>{});
+    if constexpr (Lanes > 1) for_pieces<Lanes / 2>(begin, n, body);
+}
+
+template <class T, int Lanes>
+using SimdOf = Simd<T, Lanes* static_cast<int>(sizeof(T))>;
+
+/// The sum of term(i, v) over the elements, v a vector of x: in the precision of T over some thousand elements, in
+/// double beyond.
+template <class T, int Bytes, class Term>
+inline double sum_of(index_t n, Term&& term) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    constexpr int lanes = S::lanes, vectors = 4;
+    constexpr index_t chunk = 64 * vectors * lanes;
+    double total = 0;
+    index_t i = 0;
+    for (; n - i >= vectors * lanes;) {
+        const index_t end = n - i < chunk ? i + (n - i) / (vectors * lanes) * (vectors * lanes) : i + chunk;
+        Vector sum[vectors] = {};
+        for (; i < end; i += vectors * lanes) {
+            NPCONV_UNROLL
+            for (int v = 0; v < vectors; ++v) sum[v] += term(i + v * lanes, S{});
+        }
+        const Vector all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        for (int l = 0; l < lanes; ++l) total += static_cast<double>(all[l]);
+    }
+    using One = SimdOf<T, 1>;
+    for (; i < n; ++i) total += static_cast<double>(term(i, One{})[0]);
+    return total;
+}
+
+template <class T, int Bytes>
+double sum(const T* x, index_t n) {
+    return sum_of<T, Bytes>(n, [&](index_t i, auto s) { return decltype(s)::load(x + i); });
+}
+
+template <class T, int Bytes>
+double sum_of_products(const T* dy, const T* x, T mean, index_t n) {
+    return sum_of<T, Bytes>(n, [&](index_t i, auto s) {
+        using S = decltype(s);
+        return S::load(dy + i) * (S::load(x + i) - S::broadcast(mean));
+    });
+}
+
+template <class T, int Bytes>
+double sum_of_squares(const T* x, T mean, index_t n) {
+    return sum_of<T, Bytes>(n, [&](index_t i, auto s) {
+        using S = decltype(s);
+        const auto centred = S::load(x + i) - S::broadcast(mean);
+        return centred * centred;
+    });
+}
+
+template <class T>
+void scale_and_shift(const T* x, T mean, T scale, T shift, T* y, index_t n) {
+    for (index_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * scale + shift;
+}
+
+template <class T>
+void normalization_gradient(const T* dy, const T* x, T mean, const T* factor, T* dx, index_t n) {
+    const T a = factor[0], b = factor[1], c = factor[2];
+    for (index_t i = 0; i < n; ++i) dx[i] = a * dy[i] + b * (x[i] - mean) + c;
+}
+
+template <class T, int Bytes>
+void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y, index_t ld_y) {
+    for (index_t i = 0; i < rows; ++i, y += ld_y) {
+        const T* const first = x + begin[i] * width;
+        for_pieces<Simd<T, Bytes>::lanes>(0, width, [&](index_t j, auto piece) {
+            using S = SimdOf<T, decltype(piece)::lanes>;
+            typename S::Vector sum = {};
+            const T* from = first + j;
+            for (index_t r = begin[i]; r < end[i]; ++r, from += width) sum += S::load(from);
+            S::store(y + j, sum);
+        });
+    }
+}
+
+template <class T, int Bytes, int Stride>
+void average_windows(index_t n, index_t kernel, index_t stride, const T* x, const T* columns, T rows, T* y) {
+    for_pieces<Simd<T, Bytes>::lanes>(0, n, [&](index_t j, auto piece) {
+        using S = SimdOf<T, decltype(piece)::lanes>;
+        constexpr int lanes = S::lanes;
+        typename S::Vector sum = {};
+        if constexpr (Stride == 1 || (Stride == 2 && lanes > 1)) {
+            const T* from = x + Stride * j;
+            for (index_t s = 0; s < kernel; ++s, ++from) {
+                sum += Stride == 1 ? S::load(from) : S::even(S::load(from), S::load(from + lanes));
+            }
+        } else {
+            for (int l = 0; l < lanes; ++l) {
+                T total = 0;
+                for (index_t s = 0; s < kernel; ++s) total += x[(j + l) * stride + s];
+                sum[l] = total;
+            }
+        }
+        S::store(y + j, sum / (columns ? S::load(columns + j) * rows : S::broadcast(rows)));
+    });
+}
+
+/// The sum of the windows that cover pixel j*stride + phase, for `lanes` values of j; v[j] is the last of them.
+template <class S, class T>
+inline typename S::Vector sum_of_covering(const T* v, index_t kernel, index_t stride, index_t phase) {
+    typename S::Vector sum = {};
+    for (; phase < kernel; phase += stride, --v) sum += S::load(v);
+    return sum;
+}
+
+template <class T, int Bytes, int Stride>
+void spread_windows(index_t n, index_t kernel, index_t stride, const T* v, T divisor, T* dx) {
+    if constexpr (Stride <= 2) {
+        // Pixels in pieces of Stride vectors, one per phase; of an odd number, the last one is phase 0 of a window
+        // more.
+        for_pieces<Simd<T, Bytes>::lanes>(0, n / Stride, [&](index_t j, auto piece) {
+            using S = SimdOf<T, decltype(piece)::lanes>;
+            const auto first = sum_of_covering<S>(v + j, kernel, Stride, 0) / divisor;
+            if constexpr (Stride == 1) {
+                S::store(dx + j, first);
+            } else {
+                const auto second = sum_of_covering<S>(v + j, kernel, Stride, 1) / divisor;
+                if constexpr (S::lanes > 1) {
+                    S::store(dx + 2 * j, S::interleave_lower(first, second));
+                    S::store(dx + 2 * j + S::lanes, S::interleave_upper(first, second));
+                } else {
+                    dx[2 * j] = first[0], dx[2 * j + 1] = second[0];
+                }
+            }
+        });
+        if (n % Stride) dx[n - 1] = sum_of_covering<SimdOf<T, 1>>(v + n / Stride, kernel, Stride, 0)[0] / divisor;
+    } else {
+        for (index_t i = 0; i < n; ++i) {
+            dx[i] = sum_of_covering<SimdOf<T, 1>>(v + i / stride, kernel, stride, i % stride)[0] / divisor;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace npconv

@@ -148,9 +148,9 @@ void avg_pool2d_forward(const AverageShape& shape, const T* x, T* y) {
     parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
         const index_t last = std::min((task + 1) * grain, shape.planes);
         if (averages.whole_plane()) {
+            const auto divisor = static_cast<double>(averages.divisor_of_plane());
             for (index_t p = task * grain; p < last; ++p) {
-                const double sum = kernel.sum(x + p * in_plane, in_plane);
-                y[p] = static_cast<T>(sum / static_cast<double>(averages.divisor_of_plane()));
+                y[p] = static_cast<T>(kernel.sum(x + p * in_plane, in_plane) / divisor);
             }
             return;
         }
@@ -188,17 +188,25 @@ void avg_pool2d_backward(const AverageShape& shape, const T* dy, T* dx) {
                 std::fill(to, to + in_plane, dy[p] / averages.divisor_of_plane());
                 continue;
             }
+            // Rows under the same windows are equal: the first of them is made, and copied.
+            const auto like_the_last = [&](index_t row) {
+                return row > 0 && rows.begin[row] == rows.begin[row - 1] && rows.end[row] == rows.end[row - 1];
+            };
             const T* const from = weighted(averages, dy + p * out_plane, weighted_dy.data());
             for (index_t row = 0; row < v.in; row += block_rows) {
                 const index_t count = std::min(block_rows, v.in - row);
                 kernel.sum_rows(count, from, h.out, rows.begin.data() + row, rows.end.data() + row,
                                 buffer.data() + before, ld);
-                if (tiles) {
+                if (tiles && v.stride <= 2) {
                     spread(count * h.in, h.kernel, h.stride, buffer.data(), averages.divisor, to);
                     to += count * h.in;
                     continue;
                 }
                 for (index_t i = 0; i < count; ++i, to += h.in) {
+                    if (like_the_last(row + i)) {
+                        std::copy(to - h.in, to, to);
+                        continue;
+                    }
                     const T* const sums = buffer.data() + i * ld + before;
                     if (h.kernel > 0 && h.pad == 0) {
                         spread(h.in, h.kernel, h.stride, sums, averages.divisor, to);

@@ -11,41 +11,36 @@
 namespace npconv {
 namespace {
 
-/// The features of a fully connected layer are channels of one pixel: there the sums of many channels run side by side.
-constexpr index_t columns_block = 64;
+constexpr index_t most_channels = 64;  // of a block
 
-/// Calls body(first, last) for blocks of the channels, on any thread.
+/// Calls body(first, last) for blocks of the channels, on any thread. The features of a fully connected layer are
+/// channels of one pixel: there many are summed up side by side.
 template <class Body>
-void for_channels(const ChannelShape& s, index_t block, Body&& body) {
+void for_channels(const ChannelShape& s, Body&& body) {
+    const index_t block = s.plane == 1 ? most_channels : 1;
     const double block_ns = static_cast<double>(s.n * s.plane * block) * element_ns / 2;
     parallel_for(ceil_div(s.c, block), block_ns, [&](index_t i) { body(i * block, std::min((i + 1) * block, s.c)); });
 }
 
-/// Sums of a channel over images and pixels, of term(run of x, its length), or, where planes are single pixels, of
-/// term_of_pixel(element).
+/// The sum of each of the channels: of run(offset), the sum of a plane, or, where planes are single pixels, of
+/// pixel(offset, channel).
 template <class T, class Run, class Pixel>
-void sums_of_channels(const ChannelShape& s, index_t first, index_t last, Run&& run, Pixel&& pixel, double* sums) {
-    std::fill(sums, sums + (last - first), 0.0);
-    if (s.plane == 1) {
-        for (index_t n = 0; n < s.n; ++n) {
-            for (index_t c = first; c < last; ++c) sums[c - first] += pixel(n * s.c + c, c);
-        }
+void sum_channels(const ChannelShape& s, index_t first, index_t last, Run&& run, Pixel&& pixel, double* sums) {
+    const index_t count = last - first;
+    std::fill(sums, sums + count, 0.0);
+    if (s.plane > 1) {
+        for (index_t n = 0; n < s.n; ++n) sums[0] += run((n * s.c + first) * s.plane);
         return;
     }
-    for (index_t c = first; c < last; ++c) {
-        for (index_t n = 0; n < s.n; ++n) sums[c - first] += run((n * s.c + c) * s.plane, c);
+    constexpr index_t rows = 32;  // summed up in the precision of T
+    for (index_t n = 0; n < s.n; n += rows) {
+        T partial[most_channels] = {};
+        for (index_t row = n; row < std::min(n + rows, s.n); ++row) {
+            for (index_t j = 0; j < count; ++j) partial[j] += pixel(row * s.c + first + j, first + j);
+        }
+        for (index_t j = 0; j < count; ++j) sums[j] += static_cast<double>(partial[j]);
     }
 }
-
-/// Calls body(offset, length, channel) for the runs of the channels [first, last).
-template <class Body>
-void for_runs(const ChannelShape& s, index_t first, index_t last, Body&& body) {
-    for (index_t n = 0; n < s.n; ++n) {
-        for (index_t c = first; c < last; ++c) body((n * s.c + c) * s.plane, c);
-    }
-}
-
-index_t block_of(const ChannelShape& s) { return s.plane == 1 ? columns_block : 1; }
 
 template <class T>
 T inverse_deviation(T var, double epsilon) {
@@ -58,19 +53,15 @@ template <class T>
 void batch_moments(const ChannelShape& s, const T* x, T* mean, T* var) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const double count = static_cast<double>(std::max<index_t>(s.n * s.plane, 1));
-    for_channels(s, block_of(s), [&](index_t first, index_t last) {
-        double sums[columns_block];
-        sums_of_channels<T>(
-            s, first, last, [&](index_t at, index_t) { return kernel.sum(x + at, s.plane); },
-            [&](index_t at, index_t) { return static_cast<double>(x[at]); }, sums);
+    for_channels(s, [&](index_t first, index_t last) {
+        double sums[most_channels];
+        sum_channels<T>(
+            s, first, last, [&](index_t at) { return kernel.sum(x + at, s.plane); },
+            [&](index_t at, index_t) { return x[at]; }, sums);
         for (index_t c = first; c < last; ++c) mean[c] = static_cast<T>(sums[c - first] / count);
-        sums_of_channels<T>(
-            s, first, last, [&](index_t at, index_t c) { return kernel.sum_of_squares(x + at, mean[c], s.plane); },
-            [&](index_t at, index_t c) {
-                const double centred = static_cast<double>(x[at]) - static_cast<double>(mean[c]);
-                return centred * centred;
-            },
-            sums);
+        sum_channels<T>(
+            s, first, last, [&](index_t at) { return kernel.sum_of_squares(x + at, mean[first], s.plane); },
+            [&](index_t at, index_t c) { return (x[at] - mean[c]) * (x[at] - mean[c]); }, sums);
         for (index_t c = first; c < last; ++c) var[c] = static_cast<T>(sums[c - first] / count);
     });
 }
@@ -78,21 +69,22 @@ void batch_moments(const ChannelShape& s, const T* x, T* mean, T* var) {
 template <class T>
 void batch_norm_forward(const ChannelShape& s, const T* x, const T* mean, const T* var, const T* weight, const T* bias,
                         double epsilon, T* y) {
-    const TypedKernels<T>& kernel = kernels_of<T>();
-    for_channels(s, block_of(s), [&](index_t first, index_t last) {
-        T scale[columns_block], shift[columns_block];
+    for_channels(s, [&](index_t first, index_t last) {
+        T scale[most_channels], shift[most_channels];
         for (index_t c = first; c < last; ++c) {
             scale[c - first] = inverse_deviation(var[c], epsilon) * (weight ? weight[c] : T(1));
             shift[c - first] = bias ? bias[c] : T(0);
         }
-        for_runs(s, first, last, [&](index_t at, index_t c) {
-            const index_t i = c - first;
+        for (index_t n = 0; n < s.n; ++n) {
+            const index_t at = (n * s.c + first) * s.plane;
             if (s.plane == 1) {
-                y[at] = (x[at] - mean[c]) * scale[i] + shift[i];
+                for (index_t i = 0; i < last - first; ++i) {
+                    y[at + i] = (x[at + i] - mean[first + i]) * scale[i] + shift[i];
+                }
             } else {
-                kernel.scale_and_shift(x + at, mean[c], scale[i], shift[i], y + at, s.plane);
+                kernels_of<T>().scale_and_shift(x + at, mean[first], scale[0], shift[0], y + at, s.plane);
             }
-        });
+        }
     });
 }
 
@@ -101,40 +93,38 @@ void batch_norm_backward(const ChannelShape& s, const T* dy, const T* x, const T
                          double epsilon, bool training, T* dx, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const double count = static_cast<double>(std::max<index_t>(s.n * s.plane, 1));
-    for_channels(s, block_of(s), [&](index_t first, index_t last) {
-        double sums[columns_block], products[columns_block];
-        sums_of_channels<T>(
-            s, first, last, [&](index_t at, index_t) { return kernel.sum(dy + at, s.plane); },
-            [&](index_t at, index_t) { return static_cast<double>(dy[at]); }, sums);
-        sums_of_channels<T>(
-            s, first, last,
-            [&](index_t at, index_t c) { return kernel.sum_of_products(dy + at, x + at, mean[c], s.plane); },
-            [&](index_t at, index_t c) {
-                return static_cast<double>(dy[at]) * (static_cast<double>(x[at]) - static_cast<double>(mean[c]));
-            },
-            products);
-        // dx = factor[0]*dy + factor[1]*(x - mean) + factor[2]: in training what the mean and the variance carry away
-        // is constant over the batch, and proportional to x - mean.
-        T factors[columns_block][3];
+    for_channels(s, [&](index_t first, index_t last) {
+        double sums[most_channels], products[most_channels];
+        sum_channels<T>(
+            s, first, last, [&](index_t at) { return kernel.sum(dy + at, s.plane); },
+            [&](index_t at, index_t) { return dy[at]; }, sums);
+        sum_channels<T>(
+            s, first, last, [&](index_t at) { return kernel.sum_of_products(dy + at, x + at, mean[first], s.plane); },
+            [&](index_t at, index_t c) { return dy[at] * (x[at] - mean[c]); }, products);
+        // dx = a*dy + b*(x - mean) + d: in training, what the mean and the variance carry away is constant over the
+        // batch, and proportional to x - mean.
+        T a[most_channels], b[most_channels], d[most_channels];
         for (index_t c = first; c < last; ++c) {
-            const index_t i = c - first;
+            const index_t j = c - first;
             const auto inverse = static_cast<double>(inverse_deviation(var[c], epsilon));
             const double scale = inverse * (weight ? static_cast<double>(weight[c]) : 1.0);
-            dweight[c] = static_cast<T>(products[i] * inverse);
-            dbias[c] = static_cast<T>(sums[i]);
-            factors[i][0] = static_cast<T>(scale);
-            factors[i][1] = training ? static_cast<T>(-scale * inverse * inverse * products[i] / count) : T(0);
-            factors[i][2] = training ? static_cast<T>(-scale * sums[i] / count) : T(0);
+            dweight[c] = static_cast<T>(products[j] * inverse);
+            dbias[c] = static_cast<T>(sums[j]);
+            a[j] = static_cast<T>(scale);
+            b[j] = training ? static_cast<T>(-scale * inverse * inverse * products[j] / count) : T(0);
+            d[j] = training ? static_cast<T>(-scale * sums[j] / count) : T(0);
         }
-        if (!dx) return;
-        for_runs(s, first, last, [&](index_t at, index_t c) {
-            const T* const f = factors[c - first];
+        for (index_t n = 0; dx && n < s.n; ++n) {
+            const index_t at = (n * s.c + first) * s.plane;
             if (s.plane == 1) {
-                dx[at] = f[0] * dy[at] + f[1] * (x[at] - mean[c]) + f[2];
+                for (index_t i = 0; i < last - first; ++i) {
+                    dx[at + i] = a[i] * dy[at + i] + b[i] * (x[at + i] - mean[first + i]) + d[i];
+                }
             } else {
-                kernel.normalization_gradient(dy + at, x + at, mean[c], f, dx + at, s.plane);
+                const T factors[] = {a[0], b[0], d[0]};
+                kernel.normalization_gradient(dy + at, x + at, mean[first], factors, dx + at, s.plane);
             }
-        });
+        }
     });
 }
 

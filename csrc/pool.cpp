@@ -143,23 +143,32 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
 
 namespace {
 
-/// Calls body(plane, i, index) for every index, which is checked to lie in its plane.
-template <class Begin, class Body>
-void for_indices(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
-                 Begin&& begin_plane, Body&& body) {
-    parallel_for_range(
-        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
-            for (index_t plane = begin; plane < end; ++plane) {
-                begin_plane(plane);
-                for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
-                    if (indices[i] < 0 || indices[i] >= plane_size) {
-                        refuse(op, "indices holds ", indices[i], ", the planes of the result have ", plane_size,
-                               " pixels; pass the indices of max_pool2d, and its input's size as output_size");
-                    }
-                    body(plane * plane_size + indices[i], i);
-                }
+/// Calls body(indices of a plane, what they are counted from) for every plane, once they are known to lie in it.
+template <class Body>
+void for_planes_of_indices(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
+                           Body&& body) {
+    const double plane_ns = static_cast<double>(plane_size + 2 * windows) * element_ns;
+    parallel_for_range(planes, plane_ns, [&](index_t begin, index_t end) {
+        for (index_t plane = begin; plane < end; ++plane) {
+            const index_t* const first = indices + plane * windows;
+            const index_t* const last = first + windows;
+            // The sign bit of index or of plane_size - 1 - index; a loop without branches, of any vectors.
+            const auto outside = [=](index_t index) {
+                const auto bits = static_cast<std::uint64_t>(index);
+                return bits | (static_cast<std::uint64_t>(plane_size - 1) - bits);
+            };
+            constexpr std::uint64_t sign = std::uint64_t(1) << 63;
+            std::uint64_t any = 0;
+            for (const index_t* index = first; index < last; ++index) any |= outside(*index);
+            if (any & sign) {
+                refuse(op, "indices holds ",
+                       *std::find_if(first, last, [&](index_t index) { return outside(index) & sign; }),
+                       ", the planes of the result have ", plane_size,
+                       " pixels; pass the indices of max_pool2d, and its input's size as output_size");
             }
-        });
+            body(plane, first);
+        }
+    });
 }
 
 }  // namespace
@@ -167,18 +176,23 @@ void for_indices(const char* op, index_t planes, index_t plane_size, index_t win
 template <class T>
 void max_unpool2d_forward(index_t planes, index_t plane_size, index_t windows, const T* x, const index_t* indices,
                           T* y) {
-    for_indices(
-        "max_unpool2d", planes, plane_size, windows, indices,
-        [&](index_t plane) { std::fill(y + plane * plane_size, y + (plane + 1) * plane_size, T(0)); },
-        [&](index_t at, index_t i) { y[at] = x[i]; });
+    for_planes_of_indices("max_unpool2d", planes, plane_size, windows, indices, [&](index_t plane, const index_t* at) {
+        const T* const from = x + plane * windows;
+        T* const to = y + plane * plane_size;
+        std::fill(to, to + plane_size, T(0));
+        for (index_t i = 0; i < windows; ++i) to[at[i]] = from[i];
+    });
 }
 
 template <class T>
 void max_unpool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
                            T* dx) {
-    for_indices(
-        "max_unpool2d_backward", planes, plane_size, windows, indices, [](index_t) {},
-        [&](index_t at, index_t i) { dx[i] = dy[at]; });
+    const char* const op = "max_unpool2d_backward";
+    for_planes_of_indices(op, planes, plane_size, windows, indices, [&](index_t plane, const index_t* at) {
+        const T* const from = dy + plane * plane_size;
+        T* const to = dx + plane * windows;
+        for (index_t i = 0; i < windows; ++i) to[i] = from[at[i]];
+    });
 }
 
 template void max_unpool2d_forward(index_t, index_t, index_t, const float*, const index_t*, float*);

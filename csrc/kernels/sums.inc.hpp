@@ -22,28 +22,40 @@ inline void for_pieces(index_t begin, index_t n, Body&& body) {
 template <class T, int Lanes>
 using SimdOf = Simd<T, Lanes* static_cast<int>(sizeof(T))>;
 
-/// The sum of term(i, v) over the elements, v a vector of x: in the precision of T over some thousand elements, in
-/// double beyond.
+/// The sum of the elements of a vector, halves added to halves: every round leaves each sum twice.
+template <class T, int Lanes>
+inline T sum_of_lanes(typename SimdOf<T, Lanes>::Vector v) {
+    using S = SimdOf<T, Lanes>;
+    if constexpr (Lanes > 1) {
+        NPCONV_UNROLL
+        for (int round = 1; round < Lanes; round *= 2) v = S::interleave_lower(v, v) + S::interleave_upper(v, v);
+    }
+    return v[0];
+}
+
+/// The sum of term(i, a vector type) over n elements: in the precision of T over some thousand elements, in double
+/// beyond.
 template <class T, int Bytes, class Term>
 inline double sum_of(index_t n, Term&& term) {
     using S = Simd<T, Bytes>;
-    using Vector = typename S::Vector;
     constexpr int lanes = S::lanes, vectors = 4;
     constexpr index_t chunk = 64 * vectors * lanes;
     double total = 0;
-    index_t i = 0;
-    for (; n - i >= vectors * lanes;) {
-        const index_t end = n - i < chunk ? i + (n - i) / (vectors * lanes) * (vectors * lanes) : i + chunk;
-        Vector sum[vectors] = {};
-        for (; i < end; i += vectors * lanes) {
+    for (index_t i = 0; i < n;) {
+        const index_t end = n - i < chunk ? n : i + chunk;
+        typename S::Vector sum[vectors] = {};
+        for (; end - i >= vectors * lanes; i += vectors * lanes) {
             NPCONV_UNROLL
             for (int v = 0; v < vectors; ++v) sum[v] += term(i + v * lanes, S{});
         }
-        const Vector all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        for (int l = 0; l < lanes; ++l) total += static_cast<double>(all[l]);
+        for (; end - i >= lanes; i += lanes) sum[0] += term(i, S{});
+        total += static_cast<double>(sum_of_lanes<T, lanes>((sum[0] + sum[1]) + (sum[2] + sum[3])));
+        for_pieces<lanes / 2>(i, end, [&](index_t j, auto piece) {
+            constexpr int part = decltype(piece)::lanes;
+            total += static_cast<double>(sum_of_lanes<T, part>(term(j, SimdOf<T, part>{})));
+        });
+        i = end;
     }
-    using One = SimdOf<T, 1>;
-    for (; i < n; ++i) total += static_cast<double>(term(i, One{})[0]);
     return total;
 }
 
@@ -69,15 +81,21 @@ double sum_of_squares(const T* x, T mean, index_t n) {
     });
 }
 
-template <class T>
+template <class T, int Bytes>
 void scale_and_shift(const T* x, T mean, T scale, T shift, T* y, index_t n) {
-    for (index_t i = 0; i < n; ++i) y[i] = (x[i] - mean) * scale + shift;
+    for_pieces<Simd<T, Bytes>::lanes>(0, n, [&](index_t i, auto piece) {
+        using S = SimdOf<T, decltype(piece)::lanes>;
+        S::store(y + i, (S::load(x + i) - mean) * scale + shift);
+    });
 }
 
-template <class T>
+template <class T, int Bytes>
 void normalization_gradient(const T* dy, const T* x, T mean, const T* factor, T* dx, index_t n) {
     const T a = factor[0], b = factor[1], c = factor[2];
-    for (index_t i = 0; i < n; ++i) dx[i] = a * dy[i] + b * (x[i] - mean) + c;
+    for_pieces<Simd<T, Bytes>::lanes>(0, n, [&](index_t i, auto piece) {
+        using S = SimdOf<T, decltype(piece)::lanes>;
+        S::store(dx + i, a * S::load(dy + i) + b * (S::load(x + i) - mean) + c);
+    });
 }
 
 template <class T, int Bytes>
@@ -146,8 +164,13 @@ void spread_windows(index_t n, index_t kernel, index_t stride, const T* v, T div
         });
         if (n % Stride) dx[n - 1] = sum_of_covering<SimdOf<T, 1>>(v + n / Stride, kernel, Stride, 0)[0] / divisor;
     } else {
-        for (index_t i = 0; i < n; ++i) {
-            dx[i] = sum_of_covering<SimdOf<T, 1>>(v + i / stride, kernel, stride, i % stride)[0] / divisor;
+        for (index_t phase = 0; phase < stride && phase < n; ++phase) {
+            T* const to = dx + phase;
+            for_pieces<Simd<T, Bytes>::lanes>(0, (n - phase - 1) / stride + 1, [&](index_t j, auto piece) {
+                using S = SimdOf<T, decltype(piece)::lanes>;
+                const auto sum = sum_of_covering<S>(v + j, kernel, stride, phase) / divisor;
+                for (int l = 0; l < S::lanes; ++l) to[(j + l) * stride] = sum[l];
+            });
         }
     }
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "conv_channels.hpp"
+#include "conv_depthwise.hpp"
 #include "correlation.hpp"
 #include "dispatch.hpp"
 #include "panels.hpp"
@@ -180,6 +181,8 @@ template <class T>
 void correlate(const Correlation<T>& c, int winograd_tile) {
     if (winograd_tile > 0) {
         winograd_correlate(c, winograd_tile);
+    } else if (suits_planes(c)) {
+        correlate_planes(std::vector{c});
     } else if (suits_channels(c)) {
         correlate_along_channels(c);
     } else {
@@ -246,29 +249,19 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         parallel_for(s.n * s.c, static_cast<double>(plane) * element_ns,
                      [&](index_t i) { std::fill(dx + i * plane, dx + (i + 1) * plane, bias ? bias[i % s.c] : T(0)); });
     }
+    std::vector<Correlation<T>> phases;
     for (const Axis& phase_v : v) {
         for (const Axis& phase_h : h) {
             if (no_taps(phase_v) || no_taps(phase_h)) continue;
-            const Correlation<T> phase{phase_v,
-                                       phase_h,
-                                       s.n,
-                                       s.groups,
-                                       s.kg(),
-                                       s.cg(),
-                                       dy,
-                                       weight,
-                                       taps,
-                                       s.cg() * taps,
-                                       s.kg() * s.cg() * taps,
-                                       s.kw,
-                                       taps,
-                                       bias,
-                                       dx,
-                                       s.h,
-                                       s.w};
-            correlate(phase, tile);
+            phases.push_back({phase_v, phase_h, s.n, s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps,
+                              s.kg() * s.cg() * taps, s.kw, taps, bias, dx, s.h, s.w});
         }
     }
+    if (tile == 0 && suits_planes(s)) {
+        correlate_planes(phases);
+        return;
+    }
+    for (const Correlation<T>& phase : phases) correlate(phase, tile);
 }
 
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm);

@@ -4,6 +4,7 @@
 
 #include "conv.hpp"
 #include "conv_channels.hpp"
+#include "conv_depthwise.hpp"
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "pool.hpp"
@@ -141,6 +142,11 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
     const TypedKernels<T>& kernel = kernels_of<T>();
     const ConvShape s = in_one_row(shape);
     const index_t plane = s.oh * s.ow;
+    if (suits_planes(s)) {
+        const auto plane_of = [&](index_t image, index_t channel, T*) { return dy + (image * s.k + channel) * plane; };
+        conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
+        return;
+    }
     const auto pack_dy = [&](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                              T* packed) {
         const T* from = dy + (strip.image * s.k + channel) * plane + strip.row * s.ow + col;
@@ -191,6 +197,15 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
                                             const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
+    if (suits_planes(conv)) {
+        const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
+            const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
+            max_pool2d_backward(1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);
+            return buffer;
+        };
+        conv2d_backward_weight_by_planes<T>(conv, plane_of, x, dweight, dbias);
+        return;
+    }
     const index_t nr = kernels_of<T>().nr;
     const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
     const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);

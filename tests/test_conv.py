@@ -210,3 +210,41 @@ def test_nan_and_infinity_stay_where_they_belong() -> None:
     expected[4:, 38:] = np.inf
     expected[1:4, 2:5] = np.nan
     np.testing.assert_array_equal(y[0, 0], expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "arguments"),
+    [
+        ((3, 40, 14, 14), (40, 1, 5, 5), (1, 2, 1, 40)),
+        ((2, 5, 57, 61), (5, 1, 3, 3), (2, 1, 1, 5)),
+        ((2, 4, 200, 90), (8, 1, 3, 2), (1, 1, 2, 4)),
+        ((2, 6, 23, 24), (9, 2, 3, 3), (3, (1, 0), 1, 3)),
+        ((9, 2, 7, 7), (6, 1, 7, 7), (1, 3, 1, 2)),
+    ],
+)
+def test_groups_of_few_channels(dtype: type, x_shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(weight_shape).astype(dtype)
+    bias = rng.standard_normal(len(weight)).astype(dtype)
+    expected = reference.conv2d(x, weight, bias, *arguments)
+    dy = np.sin(np.arange(expected.size, dtype=dtype)).reshape(expected.shape)
+    gradients = reference.conv2d_backward(dy, x, weight, *arguments)
+    results = []
+    for count in (1, 2, 5):
+        with npconv.threads(count):
+            results.append(
+                (npconv.conv2d(x, weight, bias, *arguments), *npconv.conv2d_backward(dy, x, weight, *arguments))
+            )
+    for actual, wanted, terms in zip(results[0], (expected, *gradients), (50, 50, dy.size, dy.size), strict=True):
+        assert_close(actual, wanted, terms)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_an_infinity_stays_where_a_filter_sees_it() -> None:
+    x = np.ones((1, 2, 5, 6))
+    x[0, 0, 0, 5] = np.inf  # the last column, which the filter's first column never meets
+    dweight = npconv.conv2d_backward(np.ones((1, 2, 5, 5)), x, np.ones((2, 1, 1, 2)), groups=2)[1]
+    np.testing.assert_array_equal(dweight.ravel(), [25, np.inf, 25, 25])

@@ -122,6 +122,15 @@ struct TypedKernels {
     void (*unpool_pixels)(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first,
                           T* out);
 
+    /// y[i*ld_y + j] = bias + the sum over t < count of weight[t] * x[offset[t] + i*ld_x + j], for i < rows and j < n.
+    /// Whole vectors of x are read.
+    void (*weighted_rows)(index_t count, const T* x, const index_t* offset, const T* weight, T bias, index_t rows,
+                          index_t ld_x, index_t n, T* y, index_t ld_y);
+
+    /// The way back: sums[t] += the sum over i < rows, j < n of dy[i*ld_dy + j] * x[offset[t] + i*ld_x + j].
+    void (*products_of_rows)(index_t count, const T* x, const index_t* offset, index_t rows, index_t ld_x, index_t n,
+                             const T* dy, index_t ld_dy, T* sums);
+
     /// The sum of x, of (x - mean)^2, and of dy*(x - mean), over n elements.
     double (*sum)(const T* x, index_t n);
     double (*sum_of_squares)(const T* x, T mean, index_t n);

@@ -4,6 +4,7 @@
 #include "elementwise.inc.hpp"
 #include "gemm.inc.hpp"
 #include "pack.inc.hpp"
+#include "planes.inc.hpp"
 #include "pool.inc.hpp"
 #include "sums.inc.hpp"
 #include "winograd.inc.hpp"
@@ -39,6 +40,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
+    kernels.weighted_rows = weighted_rows<T, Bytes, 8>;
+    kernels.products_of_rows = products_of_rows<T, Bytes, 8>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;
     kernels.sum_of_products = sum_of_products<T, Bytes>;

@@ -1,0 +1,172 @@
+#include "conv_depthwise.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "workspace.hpp"
+
+namespace npconv {
+namespace {
+
+constexpr index_t plane_elements = 1 << 13;  // of a slab, for each channel: it stays in the L1 cache
+
+/// Where in a slab the pixels of every (channel, tap) lie.
+std::vector<index_t> slab_offsets(const SlabLayout& layout, const Axis& v, const Axis& h, index_t channels) {
+    std::vector<index_t> offsets;
+    for (index_t c = 0; c < channels; ++c) {
+        for (const Tap& tv : v.taps) {
+            for (const Tap& th : h.taps) offsets.push_back(c * layout.channel_stride() + layout.tap_offset(tv, th));
+        }
+    }
+    return offsets;
+}
+
+/// One phase, and what is the same for all its blocks.
+template <class T>
+struct Phase {
+    const Correlation<T>& c;
+    SlabLayout layout;
+    std::vector<index_t> offsets;
+    std::vector<T> weights;
+
+    Phase(const Correlation<T>& correlation, index_t block_rows)
+        : c(correlation),
+          layout(c.v, c.h, block_rows, c.h.out),
+          offsets(slab_offsets(layout, c.v, c.h, c.in_channels)),
+          weights(static_cast<std::size_t>(c.groups * c.out_channels * count())) {
+        for (index_t i = 0; i < c.groups * c.out_channels; ++i) {
+            pack_weights(c, i / c.out_channels, i % c.out_channels, 1, 1, weights.data() + i * count());
+        }
+    }
+    index_t count() const { return static_cast<index_t>(offsets.size()); }
+
+    /// Rows [row, row + rows) of the results of one image and group. The slab is read once for each tap and output
+    /// channel; the sums of several rows are in registers at a time.
+    void run(index_t image, index_t group, index_t row, index_t rows, std::vector<Strip>& strips, T* slab,
+             T* buffer) const {
+        const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w, first = image * c.v.out + row;
+        const Block block{first, first + rows, 0, c.h.out};
+        cut_into_strips(block, c.v.out, strips);
+        layout.place(strips);
+        layout.fill(block, strips, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane,
+                    c.in_channels, T(0), slab);
+        const bool direct = c.h.step == 1;
+        for (index_t m = 0; m < c.out_channels; ++m) {
+            const index_t channel = group * c.out_channels + m;
+            T* to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
+                    (c.v.first + row * c.v.step) * c.out_w + c.h.first;
+            kernels_of<T>().weighted_rows(count(), slab, offsets.data(), weights.data() + channel * count(),
+                                          c.bias ? c.bias[channel] : T(0), rows, layout.width(), c.h.out,
+                                          direct ? to : buffer, direct ? c.v.step * c.out_w : c.h.out);
+            for (index_t y = 0; !direct && y < rows; ++y, to += c.v.step * c.out_w) {
+                for (index_t x = 0; x < c.h.out; ++x) to[x * c.h.step] = buffer[y * c.h.out + x];
+            }
+        }
+    }
+};
+
+}  // namespace
+
+template <class T>
+void correlate_planes(const std::vector<Correlation<T>>& phases) {
+    if (phases.empty() || phases[0].images == 0) return;
+    const index_t images = phases[0].images, groups = phases[0].groups, in_channels = phases[0].in_channels;
+    index_t most_rows = 1, block_rows = 1 << 30;
+    for (const Correlation<T>& c : phases) {
+        most_rows = std::max(most_rows, c.v.out);
+        block_rows = std::min(block_rows, rows_within(c.v, c.h, c.h.out, plane_elements));
+    }
+    block_rows = std::min(block_rows, most_rows);
+    std::vector<Phase<T>> parts;
+    parts.reserve(phases.size());
+    index_t slab_size = 0, buffer_size = 0;
+    double block_ns = thread_ns / 16;
+    for (const Correlation<T>& c : phases) {
+        parts.emplace_back(c, block_rows);
+        slab_size = std::max(slab_size, parts.back().layout.size(in_channels));
+        if (c.h.step > 1) buffer_size = std::max(buffer_size, block_rows * c.h.out);
+        block_ns += static_cast<double>(block_rows * c.h.out * c.out_channels * parts.back().count()) * 2 * fma_ns;
+    }
+    const index_t blocks = ceil_div(most_rows, block_rows), all = images * groups * blocks;
+    const index_t grain = static_cast<index_t>(4 * thread_ns / block_ns) + 1;  // blocks that share their scratch
+    parallel_for(ceil_div(all, grain), static_cast<double>(grain) * block_ns, [&](index_t task) {
+        Scratch<T> slab(slab_size + 2 * kernels_of<T>().lanes), buffer(buffer_size);
+        std::vector<Strip> strips;
+        for (index_t i = task * grain; i < std::min((task + 1) * grain, all); ++i) {
+            const index_t row = i % blocks * block_rows;
+            for (const Phase<T>& part : parts) {
+                const index_t rows = std::min(block_rows, part.c.v.out - row);
+                if (rows <= 0 || part.c.h.out == 0) continue;
+                part.run(i / blocks / groups, i / blocks % groups, row, rows, strips, slab.data(), buffer.data());
+            }
+        }
+    });
+}
+
+// Every weight's gradient is a product of two planes, summed over the images: in a few parts, cut by the shape alone,
+// so that the sums do not depend on the number of threads.
+template <class T>
+void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy, const T* x, T* dweight, T* dbias) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    if (!dweight && !dbias) return;
+    const Axis v = forward_axis(s.h, s.oh, s.kh, s.stride.h, s.dilation.h, s.pad.top);
+    const Axis h = forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left);
+    const index_t block_rows = std::min(rows_within(v, h, s.ow, plane_elements), s.oh);
+    const SlabLayout layout(v, h, block_rows, s.ow);
+    const std::vector<index_t> offsets = slab_offsets(layout, v, h, s.cg());
+    const auto count = static_cast<index_t>(offsets.size());
+    const index_t row = s.kg() * (count + 1);  // the gradients of a group: of the weights and of the bias
+    const index_t parts = std::clamp<index_t>(64 / s.groups, 1, std::max<index_t>(s.n, 1));
+    Scratch<T> partials(s.groups * parts * row);
+
+    const double task_ns = static_cast<double>(ceil_div(s.n, parts) * s.oh * s.ow * s.kg() * count) * 2 * fma_ns;
+    parallel_for(s.groups * parts, task_ns, [&](index_t task) {
+        const index_t group = task / parts, part = task % parts;
+        T* const sums = partials.data() + task * row;
+        std::fill(sums, sums + row, T(0));
+        Scratch<T> slab(layout.size(s.cg()) + 2 * kernel.lanes), buffer(s.kg() * s.oh * s.ow);
+        std::vector<Strip> strips;
+        const T* planes[most_channels];
+        for (index_t image = share_begin(part, parts, s.n); image < share_begin(part + 1, parts, s.n); ++image) {
+            for (index_t k = 0; k < s.kg(); ++k) {
+                planes[k] = dy(image, group * s.kg() + k, buffer.data() + k * s.oh * s.ow);
+            }
+            for (index_t top = 0; top < s.oh; top += block_rows) {
+                const index_t rows = std::min(block_rows, s.oh - top), first = image * s.oh + top;
+                const Block block{first, first + rows, 0, s.ow};
+                cut_into_strips(block, s.oh, strips);
+                layout.place(strips);
+                layout.fill(block, strips, x + group * s.cg() * s.h * s.w, s.c * s.h * s.w, s.cg(), T(0), slab.data());
+                for (index_t k = 0; k < s.kg(); ++k) {
+                    const T* const from = planes[k] + top * s.ow;
+                    T* const to = sums + k * (count + 1);
+                    if (dweight)
+                        kernel.products_of_rows(count, slab.data(), offsets.data(), rows, layout.width(), s.ow, from,
+                                                s.ow, to);
+                    if (dbias) to[count] += static_cast<T>(kernel.sum(from, rows * s.ow));
+                }
+            }
+        }
+    });
+    for (index_t group = 0; group < s.groups; ++group) {
+        T* const total = partials.data() + group * parts * row;
+        for (index_t part = 1; part < parts; ++part) {
+            for (index_t i = 0; i < row; ++i) total[i] += total[part * row + i];
+        }
+        for (index_t k = 0; k < s.kg(); ++k) {
+            const T* const from = total + k * (count + 1);
+            if (dweight) std::copy(from, from + count, dweight + (group * s.kg() + k) * count);
+            if (dbias) dbias[group * s.kg() + k] = from[count];
+        }
+    }
+}
+
+template void correlate_planes(const std::vector<Correlation<float>>&);
+template void correlate_planes(const std::vector<Correlation<double>>&);
+template void conv2d_backward_weight_by_planes(const ConvShape&, const PlaneOfDy<float>&, const float*, float*, float*);
+template void conv2d_backward_weight_by_planes(const ConvShape&, const PlaneOfDy<double>&, const double*, double*,
+                                               double*);
+
+}  // namespace npconv

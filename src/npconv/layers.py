@@ -3,7 +3,7 @@
 Drop-in for the book's ``common/layers.py``: the same constructors, ``forward``, ``backward`` and
 attributes, the same numbers.  A layer holds state only (its weights, what ``backward`` needs from
 ``forward``, its gradients); the heavy arithmetic is in `npconv.functional`, and what is cheap
-anyway (sigmoid, softmax, dropout, batch normalization) is plain NumPy here.
+anyway (sigmoid, softmax, dropout) is plain NumPy here.
 
 Rules that all layers share:
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ __all__ = [
     "Affine",
     "BatchNormalization",
     "Convolution",
-    "ConvolutionReluPooling",
     "Dropout",
     "Pooling",
     "Relu",
@@ -41,13 +40,19 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
-def softmax(x: Array) -> Array:
-    """Softmax along the last axis, ``exp(x) / sum(exp(x))``, shifted by the maximum against overflow."""
-    y = np.exp(x - x.max(axis=-1, keepdims=True))
-    y /= y.sum(axis=-1, keepdims=True)
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Softmax along an axis, ``exp(x) / sum(exp(x))``, shifted by the maximum against overflow."""
+    y = np.exp(x - x.max(axis=axis, keepdims=True))
+    y /= y.sum(axis=axis, keepdims=True)
     return cast(Array, y)
+
+
+def keep(shape: tuple[int, ...], ratio: float, rng: Any) -> Array:
+    """Draw which elements dropout keeps: True with probability ``1 - ratio``."""
+    return cast(Array, as_rng(rng).random(shape) > ratio)
 
 
 class Relu:
@@ -72,7 +77,7 @@ class Relu:
 
     def backward(self, dout: Array) -> Array:
         """Return `dout` where ``x > 0``, else 0."""
-        return F.relu_backward(dout, _saved(self, self.y))
+        return F.relu_backward(dout, saved(self, self.y))
 
 
 class Sigmoid:
@@ -83,13 +88,13 @@ class Sigmoid:
 
     def forward(self, x: Array) -> Array:
         """Return the logistic function of `x` (any shape)."""
-        e = np.exp(-np.abs(x))  # at most 1: the plain formula overflows where x is far below zero
-        self.out = np.where(x >= 0, 1, e) / (1 + e)
+        with np.errstate(over="ignore"):  # far below zero exp is infinite, which gives the right result, 0
+            self.out = 1 / (1 + np.exp(-x))
         return self.out
 
     def backward(self, dout: Array) -> Array:
         """Return ``dout * y * (1 - y)``."""
-        y = _saved(self, self.out)
+        y = saved(self, self.out)
         return cast(Array, dout * (1 - y) * y)
 
 
@@ -121,7 +126,7 @@ class Affine:
 
     def backward(self, dout: Array) -> Array:
         """Return dx, shaped like the input of `forward`, and set `dW` and `db`; `dout` is (N, M)."""
-        x = _saved(self, self.x)
+        x = saved(self, self.x)
         needs = (True, True, self.b is not None)
         dx, self.dW, self.db = F.affine_backward(dout, x, self.W, needs=needs)
         return cast(Array, dx).reshape(cast("tuple[int, ...]", self.original_x_shape))
@@ -156,29 +161,31 @@ class SoftmaxWithLoss:
             If labels are not integers.
         """
         t = np.asarray(t)
+        name = type(self).__name__
         if x.ndim != 2 or t.shape not in (x.shape, x.shape[:1]) or len(x) == 0:
             raise ValueError(
-                f"SoftmaxWithLoss: x has shape {x.shape} and t {t.shape}; "
+                f"{name}: x has shape {x.shape} and t {t.shape}; "
                 "needed are (N, classes) with N > 0, and (N,) labels or (N, classes) one-hot rows"
             )
         if t.ndim == 1:
             if t.dtype.kind not in "iu":
-                raise TypeError(f"SoftmaxWithLoss: labels must be integers, got dtype {t.dtype}")
+                raise TypeError(f"{name}: labels must be integers, got dtype {t.dtype}")
             if t.min() < 0 or t.max() >= x.shape[1]:
-                raise ValueError(f"SoftmaxWithLoss: labels {t.min()}..{t.max()} are not in 0..{x.shape[1] - 1}")
+                raise ValueError(f"{name}: labels {t.min()}..{t.max()} are not in 0..{x.shape[1] - 1}")
         self.t = t
-        self.y = y = softmax(x)
-        # 1e-7 keeps the logarithm finite, as in the book
-        if t.ndim == 1:
-            log_likelihood = np.log(y[np.arange(len(y)), t] + 1e-7)
-        else:
-            log_likelihood = t.astype(y.dtype, copy=False) * np.log(y + 1e-7)
-        self.loss = -log_likelihood.sum() / len(y)
+        self.y, log_y = self._softmax(x)
+        of_label = log_y[np.arange(len(x)), t] if t.ndim == 1 else t.astype(log_y.dtype, copy=False) * log_y
+        self.loss = -of_label.sum() / len(x)
         return self.loss
+
+    def _softmax(self, x: Array) -> tuple[Array, Array]:
+        """Return the softmax of `x` and its logarithm; 1e-7 keeps that finite, as in the book."""
+        y = softmax(x)
+        return y, np.log(y + 1e-7)
 
     def backward(self, dout: float = 1) -> Array:
         """Return dx = ``dout * (y - t) / N``, shape (N, classes); the book ignores `dout`."""
-        y, t = _saved(self, self.y), cast(Array, self.t)
+        y, t = saved(self, self.y), cast(Array, self.t)
         dx: Array
         if t.ndim == 1:
             dx = y.copy()
@@ -214,7 +221,7 @@ class Dropout:
         if not train_flg:
             self.mask = None
             return cast(Array, x * (1 - self.dropout_ratio))
-        self.mask = as_rng(self.rng).random(x.shape) > self.dropout_ratio
+        self.mask = keep(x.shape, self.dropout_ratio, self.rng)
         return x * self.mask
 
     def backward(self, dout: Array) -> Array:
@@ -240,6 +247,8 @@ class BatchNormalization:
         What test mode normalizes with; None starts from zeros, as the book does.
     """
 
+    eps = 1e-6  # the book's, against division by zero
+
     def __init__(
         self,
         gamma: Array,
@@ -253,10 +262,9 @@ class BatchNormalization:
         self.momentum = momentum
         self.running_mean = running_mean
         self.running_var = running_var
-        self.input_shape: tuple[int, ...] | None = None
-        self.batch_size: int | None = None
-        self.xn: Array | None = None  # normalized input
-        self.std: Array | None = None
+        self.x: Array | None = None  # of the last training forward, and what it was normalized with
+        self.mean: Array | None = None
+        self.var: Array | None = None
         self.dgamma: Array | None = None
         self.dbeta: Array | None = None
 
@@ -266,37 +274,29 @@ class BatchNormalization:
         Mean and variance are the batch's in training (which also moves the running ones), the
         running ones where `train_flg` is False.
         """
-        self.input_shape = x.shape
-        x = x.reshape(len(x), math.prod(x.shape[1:]))
+        shape = x.shape
+        x = x.reshape(len(x), math.prod(shape[1:]))
+        gamma, beta = (np.broadcast_to(array, x.shape[1:]) for array in (self.gamma, self.beta))
         if self.running_mean is None or self.running_var is None:
             self.running_mean = np.zeros(x.shape[1], x.dtype)
             self.running_var = np.zeros(x.shape[1], x.dtype)
 
         if train_flg:
-            mean = x.mean(axis=0)
-            xn = x - mean
-            var = np.mean(xn**2, axis=0)
-            std = np.sqrt(var + 1e-6)
-            xn /= std
-            self.batch_size, self.xn, self.std = len(x), xn, std
+            y, mean, var = F.batch_norm(x, gamma, beta, eps=self.eps)
+            self.x, self.mean, self.var = x, mean, var
             # rebound, not updated in place: the caller's arrays are the caller's
             self.running_mean = self.momentum * self.running_mean + (1 - self.momentum) * mean
             self.running_var = self.momentum * self.running_var + (1 - self.momentum) * var
         else:
-            xn = (x - self.running_mean) / np.sqrt(self.running_var + 1e-6)
-        return cast(Array, (self.gamma * xn + self.beta).reshape(self.input_shape))
+            y, _, _ = F.batch_norm(x, gamma, beta, mean=self.running_mean, var=self.running_var, eps=self.eps)
+        return y.reshape(shape)
 
     def backward(self, dout: Array) -> Array:
         """Return dx, shaped like the input of the last training `forward`; set `dgamma` and `dbeta`."""
-        xn, std = _saved(self, self.xn), cast(Array, self.std)
-        dy = dout.reshape(xn.shape)
-        self.dbeta = dy.sum(axis=0)
-        self.dgamma = np.sum(dy * xn, axis=0)
-        # The book's chain of small steps, multiplied out: what the mean and the variance carry away
-        # is the part of dxn that is constant over the batch and the part that is parallel to xn.
-        dxn = dy * self.gamma
-        dx = (dxn - dxn.mean(axis=0) - xn * np.mean(dxn * xn, axis=0)) / std
-        return cast(Array, dx.reshape(dout.shape))
+        x, mean, var = (saved(self, array) for array in (self.x, self.mean, self.var))
+        gamma = np.broadcast_to(self.gamma, mean.shape)
+        dx, self.dgamma, self.dbeta = F.batch_norm_backward(dout.reshape(x.shape), x, gamma, mean, var, eps=self.eps)
+        return cast(Array, dx).reshape(dout.shape)
 
 
 class Convolution:
@@ -349,18 +349,29 @@ class Convolution:
         self.dW: Array | None = None
         self.db: Array | None = None
 
+    @property
+    def weights(self) -> tuple[Array, Array | None]:
+        """Filters and bias, in the order of `npconv.conv2d`."""
+        return self.W, self.b
+
+    @property
+    def geometry(self) -> tuple[Any, Any, Any, int]:
+        """Stride, padding, dilation and groups, in the order of `npconv.conv2d`."""
+        return self.stride, self.pad, self.dilation, self.groups
+
+    def set_gradients(self, dweight: Array | None, dbias: Array | None) -> None:
+        """Fill `dW` and `db`."""
+        self.dW, self.db = dweight, None if self.b is None else dbias
+
     def forward(self, x: Array) -> Array:
         """Return the convolution of `x` (N, C, H, W), shape (N, FN, OH, OW); errors as `npconv.conv2d`."""
         self.x = x
-        return F.conv2d(
-            x, self.W, self.b, self.stride, self.pad, self.dilation, self.groups,
-            padding_mode=self.padding_mode, algorithm=self.algorithm,
-        )  # fmt: skip
+        return F.conv2d(x, self.W, self.b, *self.geometry, padding_mode=self.padding_mode, algorithm=self.algorithm)
 
     def backward(self, dout: Array) -> Array | None:
         """Return dx (N, C, H, W), or None without `needs_dx`, and set `dW` and `db`."""
         dx, self.dW, self.db = F.conv2d_backward(
-            dout, _saved(self, self.x), self.W, self.stride, self.pad, self.dilation, self.groups,
+            dout, saved(self, self.x), self.W, *self.geometry,
             padding_mode=self.padding_mode, needs=(self.needs_dx, True, self.b is not None),
         )  # fmt: skip
         return dx
@@ -407,75 +418,24 @@ class Pooling:
         self.input_shape: tuple[int, ...] | None = None
         self.indices: Array | None = None  # int64: where in its plane of H*W each maximum was
 
+    @property
+    def window(self) -> tuple[Any, Any, Any, Any, bool]:
+        """Kernel size, stride, padding, dilation and ceil mode, in the order of `npconv.max_pool2d`."""
+        return (self.pool_h, self.pool_w), self.stride, self.pad, self.dilation, self.ceil_mode
+
     def forward(self, x: Array) -> Any:
         """Return the maxima of the windows of `x` (N, C, H, W), shape (N, C, OH, OW)."""
         self.input_shape = np.shape(x)
-        y, self.indices = F.max_pool2d(
-            x, (self.pool_h, self.pool_w), self.stride, self.pad, self.dilation, self.ceil_mode,
-            return_indices=True,
-        )  # fmt: skip
+        y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
         return (y, self.indices) if self.return_indices else y
 
     def backward(self, dout: Array) -> Array:
         """Return dx (N, C, H, W): each element of `dout` added where its maximum was."""
-        indices = _saved(self, self.indices)
+        indices = saved(self, self.indices)
         return F.max_pool2d_backward(dout, indices, cast("tuple[int, ...]", self.input_shape))
 
 
-class ConvolutionReluPooling:
-    """A convolution, ReLU and max pooling in a row, run as one, with the numbers of the three layers one by one.
-
-    The state stays in the three layers (ReLU's is that of the pooled images: what is zero behind the
-    pooling), so weights and gradients are found where they always are.
-    """
-
-    def __init__(self, conv: Convolution, relu: Relu, pool: Pooling) -> None:
-        self.conv, self.relu, self.pool = conv, relu, pool
-        self.arguments: tuple[Any, ...] = conv.stride, conv.pad, conv.dilation, conv.groups
-        self.options: dict[str, Any] = {
-            "kernel_size": (pool.pool_h, pool.pool_w),
-            "pool_stride": pool.stride,
-            "pool_padding": pool.pad,
-            "pool_dilation": pool.dilation,
-            "ceil_mode": pool.ceil_mode,
-        }
-
-    @staticmethod
-    def serves(layers: Sequence[Any]) -> bool:
-        """Whether these layers are a convolution, ReLU and max pooling without unusual options."""
-        if [type(layer) for layer in layers] != [Convolution, Relu, Pooling]:
-            return False
-        conv, _, pool = layers
-        plain = all(isinstance(value, int) for value in (conv.stride, conv.pad, conv.dilation))
-        return plain and conv.padding_mode == "zeros" and conv.algorithm == "auto" and not pool.return_indices
-
-    def forward(self, x: Array) -> Array:
-        """Return the pooled images (N, FN, OH, OW) of `x` (N, C, H, W)."""
-        conv, pool = self.conv, self.pool
-        conv.x = x
-        y, pool.indices = F.conv2d_relu_max_pool2d(x, conv.W, conv.b, *self.arguments, **self.options)
-        self.relu.y = y
-        return y
-
-    def backward(self, dout: Array) -> Array | None:
-        """Return dx, or None without the convolution's `needs_dx`; set its `dW` and `db`."""
-        conv, pool = self.conv, self.pool
-        x, indices = _saved(conv, conv.x), _saved(pool, pool.indices)
-        if not conv.needs_dx:
-            conv.dW, conv.db = F.conv2d_relu_max_pool2d_backward(
-                dout, indices, x, conv.W, *self.arguments, **self.options
-            )
-            if conv.b is None:
-                conv.db = None
-            return None
-        stride, pad, dilation, _ = self.arguments
-        sizes = zip(x.shape[2:], conv.W.shape[2:], strict=True)
-        size = [F.conv_output_size(n, k, stride, pad, dilation) for n, k in sizes]
-        pool.input_shape = (*dout.shape[:2], *size)
-        return conv.backward(pool.backward(dout))  # the indices know what ReLU cut
-
-
-def _saved(layer: object, value: Array | None) -> Array:
+def saved(layer: object, value: T | None) -> T:
     """Return what `forward` left for `backward`, or say that there was no `forward`."""
     if value is None:
         raise ValueError(f"{type(layer).__name__}.backward needs a forward pass first")

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from npconv import functional as F
 from npconv import layers as L
 from npconv._state import as_rng, check_params, read_npz, rng_state, set_rng_state, write_npz
+from npconv.fusing import fuse
 
 __all__ = ["DeepConvNet", "SimpleConvNet"]
 
@@ -120,12 +121,7 @@ class _ConvNet:
         before ReLU and together with the convolution.  That gives the same bits, forward and backward,
         and the largest arrays of the network, those between the two, never leave the cache.
         """
-        order: list[Any] = []
-        for layer in self.layers.values():
-            order.append(layer)
-            if type(layer) is L.Pooling and L.ConvolutionReluPooling.serves(order[-3:]):
-                order[-3:] = [L.ConvolutionReluPooling(*order[-3:])]
-        return order
+        return fuse(self.layers.values(), (L.Convolution, L.Relu, L.Pooling))
 
     def loss(self, x: Array, t: Array) -> Any:
         """Return the mean cross entropy in training mode; `t` holds labels (N,) or one-hot rows."""

@@ -1,0 +1,108 @@
+"""Neighbouring layers that are run as one: a convolution, ReLU and max pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from npconv import functional as F
+from npconv.functional._gate import geometry_of
+from npconv.layers import saved
+
+__all__ = ["ConvolutionReluPooling", "fuse"]
+
+Array = NDArray[Any]
+
+
+def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
+    """Return what to run in place of these layers, in order, for the same bits, forward and backward.
+
+    Wherever a convolution, ReLU and max pooling follow each other (or max pooling and then ReLU, which gives the same),
+    one `ConvolutionReluPooling` stands for the three.  Then the largest arrays of a network, those between the three,
+    never leave the cache.  A convolution that pads with other than zeros or wants another algorithm is left as it is,
+    and so is a pooling that returns its indices.
+
+    Parameters
+    ----------
+    layers : iterable of layers
+    kinds : (type, type, type)
+        The classes of convolution, ReLU and max pooling: those of `npconv.layers` or of `npconv.nn`.
+    """
+    conv_type, relu_type, pool_type = kinds
+    steps: list[Any] = []
+    for layer in layers:
+        steps.append(layer)
+        row = steps[-3:]
+        types = [type(step) for step in row]
+        if types == [conv_type, relu_type, pool_type]:
+            conv, relu, pool = row
+        elif types == [conv_type, pool_type, relu_type]:
+            conv, pool, relu = row
+        else:
+            continue
+        if conv.padding_mode == "zeros" and conv.algorithm == "auto" and not pool.return_indices:
+            steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
+    return steps
+
+
+class ConvolutionReluPooling:
+    """A convolution, ReLU and max pooling, run as one, with the numbers of the three layers one by one.
+
+    The state stays in the three layers, so weights and gradients are found where they always are.  ReLU's is that of
+    the pooled images; the pooling's indices are -1 where ReLU lets no gradient through.
+
+    Parameters
+    ----------
+    conv, relu, pool : layers
+    row : list of layers
+        The same three, in their order.
+    """
+
+    def __init__(self, conv: Any, relu: Any, pool: Any, row: list[Any]) -> None:
+        self.conv, self.relu, self.pool, self.row = conv, relu, pool, row
+
+    def _options(self) -> dict[str, Any]:
+        kernel_size, stride, padding, dilation, ceil_mode = self.pool.window
+        return {
+            "kernel_size": kernel_size,
+            "pool_stride": stride,
+            "pool_padding": padding,
+            "pool_dilation": dilation,
+            "ceil_mode": ceil_mode,
+        }
+
+    def forward(self, x: Array) -> Array:
+        """Return the pooled images (N, K, PH, PW) of `x` (N, C, H, W)."""
+        x = np.asarray(x)
+        if x.ndim == 3:  # a single image, which the operator does not take
+            for layer in self.row:
+                x = layer.forward(x)
+            return x
+        conv, pool = self.conv, self.pool
+        y, pool.indices = F.conv2d_relu_max_pool2d(x, *conv.weights, *conv.geometry, **self._options())
+        conv.x, self.relu.y = x, y
+        return y
+
+    def backward(self, dout: Array) -> Array | None:
+        """Return dx, or None without the convolution's `needs_dx`; set its gradients."""
+        conv, pool = self.conv, self.pool
+        x, indices = saved(conv, conv.x), saved(pool, pool.indices)
+        if x.ndim == 3:
+            for layer in reversed(self.row):
+                dout = layer.backward(dout)
+            return dout
+        weight, _ = conv.weights
+        if not conv.needs_dx:
+            conv.set_gradients(
+                *F.conv2d_relu_max_pool2d_backward(dout, indices, x, weight, *conv.geometry, **self._options())
+            )
+            return None
+        stride, padding, dilation, _ = geometry_of("conv2d", weight, *conv.geometry)
+        height = F.conv_output_size(x.shape[2] + sum(padding[:2]), weight.shape[2], stride[0], 0, dilation[0])
+        width = F.conv_output_size(x.shape[3] + sum(padding[2:]), weight.shape[3], stride[1], 0, dilation[1])
+        pool.input_shape = (*dout.shape[:2], height, width)
+        dx: Array | None = conv.backward(pool.backward(dout))  # the indices know what ReLU cut
+        return dx

@@ -204,6 +204,15 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
     return Axis(out, count, 1, std::move(taps), first, stride);
 }
 
+/// Whether the data gradient is better made tap by tap. It is for few input channels (measured: 1.1 to 3 times as
+/// fast), and where dx is so much larger than dy that a correlation would mostly multiply padding (1.2 to 2.7 times).
+bool suits_taps(const ConvShape& s) {
+    if (s.cg() <= 4 && s.kg() >= 4 * s.cg()) return true;
+    if (s.stride.h > 1 || s.stride.w > 1 || s.cg() > 64) return false;
+    const double area = static_cast<double>(s.h * s.w) / static_cast<double>(s.oh * s.ow);
+    return area * (1 + 4.0 / static_cast<double>(s.cg())) >= 1.6 + 16.0 / static_cast<double>(s.kg());
+}
+
 }  // namespace
 
 ConvShape in_one_row(const ConvShape& s) {
@@ -228,8 +237,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                           const T* bias) {
     const ConvShape s = in_one_row(shape);
     const index_t taps = s.kh * s.kw;
-    if (!bias && s.cg() <= 4 && s.kg() >= 4 * s.cg() &&
-        winograd_tile(s, algorithm) == 0) {  // measured: 1.1 to 3 times faster
+    if (!bias && suits_taps(s) && winograd_tile(s, algorithm) == 0) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import common
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-matplotlib.use("Agg")  # draw into files: there may be no screen
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
+import npconv
 from npconv.layers import Pooling, Relu, softmax
 
 Array = NDArray[Any]
@@ -40,13 +39,13 @@ def draw_all(
     figures = {
         "curves": curves(epochs, dropout="Dropout1" in network.layers),
         "filters": filters(filters_before, network.params["W1"]),
+        "filters_applied": filters_applied(network.params["W1"], network.params["b1"]),
         "feature_maps": feature_maps(network, x[0], names[t[0]]),
         "confusion": confusion(scores.argmax(axis=1), t, names),
         "mistakes": mistakes(x, scores, t, names),
     }
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        plt.close(figure)
+        common.save_figure(figure, folder / f"{name}.png")
 
 
 def curves(epochs: list[dict[str, Any]], dropout: bool) -> Figure:
@@ -86,6 +85,40 @@ def filters(before: Array, after: Array) -> Figure:
         bar = figure.colorbar(image, cax=scale.add_axes((0.1, 0.15, 0.15, 0.7)))
         bar.set_label("weight (same scale on both sides)")
     return figure
+
+
+def filters_applied(weights: Array, bias: Array) -> Figure:
+    """Two learned filters (K, C, FH, FW) applied to a photograph: what the first layer passes on."""
+    picture = common.photograph()
+    if weights.shape[1] == 1:
+        picture = picture.mean(axis=0, keepdims=True)
+    responses = npconv.conv2d(picture.astype(weights.dtype), weights, bias)
+    height, width = weights.shape[2:]
+    rows = {
+        "vertical": most_like(np.linspace(-1, 1, width)[np.newaxis, :], weights),  # from dark to bright
+        "horizontal": most_like(np.linspace(-1, 1, height)[:, np.newaxis], weights),
+    }
+    limit = float(np.abs(weights).max())
+
+    figure = plt.figure(figsize=(11, 8.6), layout="constrained")
+    figure.suptitle("Two learned filters applied to a picture: each answers to edges of its own direction")
+    axes = figure.subplots(2, 3, width_ratios=[10, 6, 10])
+    for (direction, k), (left, middle, right) in zip(rows.items(), axes, strict=True):
+        show(left, picture if len(picture) == 3 else 1 - picture)  # `show` draws single channels as ink on paper
+        left.set_title("the picture")
+        show(middle, weights[k], limit)
+        middle.set_title(f"filter {k}, of all the one most like\na detector of {direction} edges")
+        strong = float(np.quantile(np.abs(responses[k]), 0.995))  # a few extremes shall not make the rest pale
+        image = right.imshow(responses[k], cmap="RdBu_r", vmin=-strong, vmax=strong)
+        right.set(xticks=[], yticks=[], title="its response: red is above zero,\nblue below (ReLU makes it zero)")
+        figure.colorbar(image, ax=right, shrink=0.8)
+    return figure
+
+
+def most_like(edge: Array, weights: Array) -> int:
+    """Return which filter of (K, C, FH, FW) lies closest to an edge (FH, 1) or (1, FW), either side bright."""
+    shared = np.abs((weights * edge).sum(axis=(1, 2, 3)))
+    return int(np.argmax(shared / np.sqrt((weights**2).sum(axis=(1, 2, 3))).clip(1e-12)))
 
 
 def feature_maps(network: Any, x: Array, name: str) -> Figure:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
+
+import npconv
 
 DTYPES = (np.float64, np.float32)
 
@@ -88,3 +91,111 @@ def pool_cases(draw: st.DrawFn) -> PoolCase:
     return PoolCase(
         rng.choice(np.array(values, float), shape), (kernel, stride, padding, dilation, draw(st.booleans()))
     )
+
+
+# ---- what every operator is held to ----
+
+
+def assert_same_bits(actual: Sequence[Any], expected: Sequence[Any]) -> None:
+    for a, e in zip(actual, expected, strict=True):
+        assert (a.dtype, a.shape, a.tobytes()) == (e.dtype, e.shape, e.tobytes())
+
+
+def assert_threads_change_no_bit(call: Callable[[], Sequence[Any]]) -> None:
+    results = []
+    for count in (1, 2, 5):
+        with npconv.threads(count):
+            results.append(call())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
+def odd_copies(a: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the same values in other layouts."""
+    yield a.T.copy().T
+    yield np.flip(np.flip(a).copy())
+    yield np.repeat(a, 2, axis=-1)[..., ::2]
+    yield a.astype(a.dtype.newbyteorder(">"))
+    read_only = a.copy()
+    read_only.flags.writeable = False
+    yield read_only
+
+
+def assert_layout_changes_no_bit(call: Callable[..., Sequence[Any]], *arrays: np.ndarray) -> None:
+    """Assert that the arrays in odd layouts give the same results, and are not written to."""
+    expected = call(*arrays)
+    for odd in zip(*map(odd_copies, arrays), strict=True):
+        assert_same_bits(call(*odd), expected)
+        for a, original in zip(odd, arrays, strict=True):
+            np.testing.assert_array_equal(a, original)
+
+
+def assert_float16_is_computed_in_float32(call: Callable[..., Sequence[Any]], *arrays: np.ndarray) -> None:
+    """Assert that float16 gives what float32 gives, rounded; arrays of integers stay as they are."""
+    halves = [a.astype(np.float16) if a.dtype.kind == "f" else a for a in arrays]
+    expected = call(*(a.astype(np.float32) if a.dtype.kind == "f" else a for a in halves))
+    assert_same_bits(call(*halves), [e.astype(np.float16) for e in expected])
+
+
+def numerical_gradient(
+    function: Callable[[], np.ndarray], parameter: np.ndarray, dy: np.ndarray, step: float = 0.5
+) -> np.ndarray:
+    """Central differences of the sum of function() * dy; if function is linear they are exact but for rounding."""
+    gradient = np.empty_like(parameter)
+    for i in np.ndindex(parameter.shape):
+        value, sums = parameter[i], []
+        for h in (step, -step):
+            parameter[i] = value + h
+            sums.append(float((function() * dy).sum()))
+        parameter[i] = value
+        gradient[i] = (sums[0] - sums[1]) / (2 * step)
+    return gradient
+
+
+# ---- more operators ----
+
+
+class TransposeCase(NamedTuple):
+    """A transposed convolution whose result has pixels: arrays (float64) and arguments."""
+
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray | None
+    arguments: tuple[Any, ...]  # stride, padding, output_padding, groups, dilation
+
+
+@st.composite
+def conv_transpose_cases(draw: st.DrawFn) -> TransposeCase:
+    kernel, stride, dilation = draw(pairs(1, 5)), draw(pairs(1, 4)), draw(pairs(1, 3))
+    size = draw(st.integers(1, 10)), draw(st.integers(1, 35))
+    padding, output_padding = [], []
+    for n, k, s, d in zip(size, kernel, stride, dilation, strict=True):
+        extra = draw(st.integers(0, max(s, d) - 1))
+        full = (n - 1) * s + d * (k - 1) + 1 + extra
+        before = draw(st.integers(0, min(5, full - 1)))
+        padding.append((before, draw(st.integers(0, min(5, full - 1 - before)))))
+        output_padding.append(extra)
+    groups = draw(st.integers(1, 4))
+    in_channels, out_channels = groups * draw(st.integers(1, 20)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return TransposeCase(
+        rng.standard_normal((draw(st.integers(0, 3)), in_channels, *size)),
+        rng.standard_normal((in_channels, out_channels, *kernel)),
+        rng.standard_normal(groups * out_channels) if draw(st.booleans()) else None,
+        (stride, tuple(padding), tuple(output_padding), groups, dilation),
+    )
+
+
+@st.composite
+def avg_pool_cases(draw: st.DrawFn) -> PoolCase:
+    """x, and kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override."""
+    kernel = draw(pairs(1, 6))
+    padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+    size = [
+        max(1, k - 2 * pad) + draw(st.integers(0, extra))
+        for k, pad, extra in zip(kernel, padding, (10, 40), strict=True)
+    ]
+    shape = draw(st.integers(0, 3)), draw(st.integers(1, 4)), *size
+    options = draw(st.booleans()), draw(st.booleans()), draw(st.sampled_from([None, None, 1, 7, -3]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    return PoolCase(rng.standard_normal(shape), (kernel, draw(pairs(1, 7)), padding, *options))

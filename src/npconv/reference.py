@@ -99,11 +99,10 @@ def conv2d(
     stride, dilation = _pair(stride), _pair(dilation)
     pads = _padding(padding, weight.shape[2:], dilation)
     windows = _windows(_pad(x.astype(dtype), pads, padding_mode), weight.shape[2:], stride, dilation)
+    of_groups = np.split(windows, groups, axis=1), np.split(weight.astype(dtype), groups)
     parts = [
-        np.tensordot(of_x, of_weight, axes=([1, 4, 5], [1, 2, 3])).transpose(0, 3, 1, 2)
-        for of_x, of_weight in zip(
-            np.split(windows, groups, axis=1), np.split(weight.astype(dtype), groups), strict=True
-        )
+        np.tensordot(x_group, w, axes=([1, 4, 5], [1, 2, 3])).transpose(0, 3, 1, 2)
+        for x_group, w in zip(*of_groups, strict=True)
     ]
     y: Array = np.concatenate(parts, axis=1)
     if bias is not None:
@@ -139,12 +138,11 @@ def conv2d_backward(
     dx = dweight = dbias = None
     if needs[0]:
         dx = np.zeros((*x.shape[:2], *(n + sum(pad) for n, pad in zip(x.shape[2:], pads, strict=True))), dtype)
-        for r, s, rows, columns in _taps(kernel, stride, dilation, places):
-            products = [
-                np.tensordot(dy_group, w, axes=(1, 0)).transpose(0, 3, 1, 2)
-                for dy_group, w in zip(dy_groups, np.split(weight[:, :, r, s], groups), strict=True)
-            ]
-            dx[:, :, rows, columns] += np.concatenate(products, axis=1)
+        of_groups = np.split(dx, groups, axis=1), dy_groups, np.split(weight, groups)
+        for dx_group, dy_group, w in zip(*of_groups, strict=True):
+            for r, s, rows, columns in _taps(kernel, stride, dilation, places):
+                product = np.tensordot(dy_group, w[:, :, r, s], axes=(1, 0))
+                dx_group[:, :, rows, columns] += product.transpose(0, 3, 1, 2)
         dx = _unpad(dx, pads, padding_mode).astype(result_dtype)
     if needs[1]:
         windows = _windows(_pad(x.astype(dtype), pads, padding_mode), kernel, stride, dilation)
@@ -443,7 +441,9 @@ def batch_norm(
     axes, channels = (0, *range(2, x.ndim)), (-1, *[1] * (x.ndim - 2))
     x = x.astype(dtype)
     if mean is None:
-        mean, var = x.mean(axis=axes), x.var(axis=axes)
+        count = max(1, x.size // x.shape[1])
+        mean = x.sum(axis=axes) / count
+        var = ((x - mean.reshape(channels)) ** 2).sum(axis=axes) / count
     y = (x - mean.reshape(channels)) / np.sqrt(var.reshape(channels) + eps)
     y = y if weight is None else y * weight.reshape(channels)
     y = y if bias is None else y + bias.reshape(channels)
@@ -470,56 +470,27 @@ def batch_norm_backward(
     dweight, dbias = (dy * normalized).sum(axis=axes), dy.sum(axis=axes)
     dx = dy
     if training:
-        count = x.size // x.shape[1]
+        count = max(1, x.size // x.shape[1])
         dx = dy - (dbias.reshape(channels) + normalized * dweight.reshape(channels)) / count
     dx = dx / deviation if weight is None else dx / deviation * weight.reshape(channels)
     dx, dweight, dbias = (g.astype(result_dtype) for g in (dx, dweight, dbias))
     return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None
 
 
-def conv2d_relu_max_pool2d(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    kernel_size: Any,
-    pool_stride: Any = None,
-    pool_padding: Any = 0,
-    pool_dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Any:
+def conv2d_relu_max_pool2d(x: Array, weight: Array, bias: Any = None, *convolution: Any, **pooling: Any) -> Any:
     """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
-    z = relu(conv2d(x, weight, bias, stride, padding, dilation, groups))
-    y, indices = max_pool2d(z, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode, return_indices=True)
+    z = relu(conv2d(x, weight, bias, *convolution))
+    arguments = {name.removeprefix("pool_"): value for name, value in pooling.items()}
+    y, indices = max_pool2d(z, **arguments, return_indices=True)
     return np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices).astype(np.int32)
 
 
 def conv2d_relu_max_pool2d_backward(
-    dy: Array,
-    indices: Array,
-    x: Array,
-    weight: Array,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    kernel_size: Any,
-    pool_stride: Any = None,
-    pool_padding: Any = 0,
-    pool_dilation: Any = 1,
-    ceil_mode: bool = False,
+    dy: Array, indices: Array, x: Array, weight: Array, *convolution: Any, **pooling: Any
 ) -> Any:
     """Back through pooling and ReLU, then to the filters."""
-    pads = _padding(padding, weight.shape[2:], _pair(dilation))
-    sizes = x.shape[2:], weight.shape[2:], _pair(stride), pads, _pair(dilation)
-    size = [conv_output_size(n + sum(pad), k, s, 0, d) for n, k, s, pad, d in zip(*sizes, strict=True)]
-    dz = max_pool2d_backward(dy, indices, (*dy.shape[:2], *size))
-    return conv2d_backward(dz, x, weight, stride, padding, dilation, groups, needs=(False, True, True))[1:]
+    dz = max_pool2d_backward(dy, indices, conv2d(x, weight, None, *convolution).shape)
+    return conv2d_backward(dz, x, weight, *convolution, needs=(False, True, True))[1:]
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:

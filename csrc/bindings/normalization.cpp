@@ -12,6 +12,10 @@ ChannelShape channel_shape(const char* op, const py::array& x) {
     require(x.shape(1) >= 1, op, "x has no channels");
     index_t plane = 1;
     for (int axis = 2; axis < x.ndim(); ++axis) plane *= x.shape(axis);
+    if (x.ndim() == 4) {
+        require(plane >= 1, op, "x has an empty image of ", Pair{x.shape(2), x.shape(3)}, " pixels");
+    }
+    require(plane >= 1, op, "x has an empty axis behind the channels");
     return {x.shape(0), x.shape(1), plane};
 }
 

@@ -63,6 +63,7 @@ py::array max_unpool2d_(const py::array& from, const py::array& indices, Pair ou
     if (from.ndim() != 4 || indices.ndim() != 4) throw py::type_error("npconv._core: arrays must have 4 axes");
     require_at_least(op, "the output size", output_size, 1);
     const index_t n = indices.shape(0), c = indices.shape(1), h = indices.shape(2), w = indices.shape(3);
+    require(c >= 1, op, "x has no channels");
     checked_product(op, "the result", {n, c, output_size.h, output_size.w});
     const Pair size = forward ? Pair{h, w} : output_size;
     require_shape(op, forward ? "x" : "dy", from, {n, c, size.h, size.w},

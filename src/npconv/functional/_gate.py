@@ -102,6 +102,15 @@ def as_int(op: str, name: str, value: Any, least: int | None = None) -> int:
     return number
 
 
+def as_float(op: str, name: str, value: Any) -> float:
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{op}: {name} is {value!r}; needed is a number")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is {value!r}; needed is a number") from None
+
+
 def as_pair(op: str, name: str, value: Any) -> tuple[int, int]:
     """Return (vertical, horizontal) for an int or a pair."""
     if type(value) is int and 0 <= value < _LIMIT:

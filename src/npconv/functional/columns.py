@@ -12,8 +12,10 @@ from npconv import _core
 from npconv.functional._gate import (
     Array,
     IntOrPair,
+    Padding,
     as_images,
     as_int,
+    as_padding,
     as_pair,
     as_shape,
     finish,
@@ -94,7 +96,7 @@ def unfold(
     x: ArrayLike,
     kernel_size: IntOrPair,
     dilation: IntOrPair = 1,
-    padding: IntOrPair = 0,
+    padding: Padding = 0,
     stride: IntOrPair = 1,
 ) -> Array:
     """The pixels under each place of a window, in PyTorch's layout: a column per place.
@@ -103,7 +105,7 @@ def unfold(
     ----------
     x : array_like, shape (N, C, H, W) or (C, H, W)
     kernel_size, dilation, stride : int or (int, int)
-    padding : int or (int, int)
+    padding : int, (int, int), ((top, bottom), (left, right)), "valid" or "same"
         Zeros around the image.
 
     Returns
@@ -127,7 +129,7 @@ def fold(
     output_size: IntOrPair,
     kernel_size: IntOrPair,
     dilation: IntOrPair = 1,
-    padding: IntOrPair = 0,
+    padding: Padding = 0,
     stride: IntOrPair = 1,
 ) -> Array:
     """Add every element of `unfold`'s result to the pixel it was taken from: the transpose of `unfold`.
@@ -162,10 +164,6 @@ def _places(
     op: str, kernel_size: Any, dilation: Any, padding: Any, stride: Any
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int, int, int], tuple[int, int]]:
     """Return the numbers of a window's places: kernel size, stride, padding and dilation."""
-    top, left = as_pair(op, "padding", padding)
-    return (
-        as_pair(op, "kernel_size", kernel_size),
-        as_pair(op, "stride", stride),
-        (top, top, left, left),
-        as_pair(op, "dilation", dilation),
-    )
+    kernel, step = as_pair(op, "kernel_size", kernel_size), as_pair(op, "stride", stride)
+    spread = as_pair(op, "dilation", dilation)
+    return kernel, step, as_padding(op, padding, kernel, step, spread), spread

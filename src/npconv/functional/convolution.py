@@ -158,7 +158,7 @@ def conv2d_backward(
 
 def _padding_mode(op: str, padding_mode: str) -> int | None:
     """Return the number of the mode in the compiled code, None for zeros."""
-    if padding_mode not in _PADDING_MODES:
+    if not isinstance(padding_mode, str) or padding_mode not in _PADDING_MODES:
         modes = ", ".join(map(repr, _PADDING_MODES))
         raise ValueError(f"{op}: padding_mode is {padding_mode!r}; available are {modes}")
     return _PADDING_MODES[padding_mode]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import SupportsFloat, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 from numpy.typing import ArrayLike
 
 from npconv import _core
-from npconv.functional._gate import Array, Needs, as_dtype, as_int, as_needs, finish, promote, require_axes
+from npconv.functional._gate import Array, Needs, as_dtype, as_float, as_int, as_needs, finish, promote, require_axes
 
 
 def batch_norm(
@@ -53,7 +53,7 @@ def batch_norm(
         raise ValueError(f"{op}: of mean and var one is given; needed are both or none")
     weight, bias = _of_channels(op, "weight", weight, x), _of_channels(op, "bias", bias, x)
     mean, var = _of_channels(op, "mean", mean, x), _of_channels(op, "var", var, x)
-    y, mean, var = _core.batch_norm(x, weight, bias, mean, var, float(eps))
+    y, mean, var = _core.batch_norm(x, weight, bias, mean, var, _epsilon(op, eps))
     return finish(y, dtype), finish(mean, dtype), finish(var, dtype)
 
 
@@ -100,7 +100,7 @@ def batch_norm_backward(
     weight = _of_channels(op, "weight", weight, x)
     mean, var = as_dtype(op, "mean", mean, x.dtype), as_dtype(op, "var", var, x.dtype)
     need_dx, need_dweight, need_dbias = as_needs(op, needs)
-    dx, dweight, dbias = _core.batch_norm_backward(dy, x, weight, mean, var, float(eps), bool(training), need_dx)
+    dx, dweight, dbias = _core.batch_norm_backward(dy, x, weight, mean, var, _epsilon(op, eps), bool(training), need_dx)
     return (
         None if dx is None else finish(dx, dtype),
         finish(dweight, dtype) if need_dweight else None,
@@ -183,6 +183,13 @@ def local_response_norm_backward(
     return finish(_core.local_response_norm_backward(dy, x, y, *numbers), dtype, single)
 
 
+def _epsilon(op: str, eps: Any) -> float:
+    number = as_float(op, "eps", eps)
+    if not number >= 0:
+        raise ValueError(f"{op}: eps is {eps!r}; it must be at least 0")
+    return number
+
+
 def _of_channels(op: str, name: str, array: ArrayLike | None, x: Array) -> Array | None:
     """Return one value per channel in the dtype of x."""
     return None if array is None else as_dtype(op, name, array, x.dtype)
@@ -196,5 +203,6 @@ def _single_image(op: str, x: Array) -> bool:
 
 def _response_numbers(
     op: str, size: SupportsIndex, alpha: SupportsFloat, beta: SupportsFloat, k: SupportsFloat
-) -> tuple[int, float, float, float]:
-    return as_int(op, "size", size, 1), float(alpha), float(beta), float(k)
+) -> tuple[Any, ...]:
+    numbers = (as_float(op, name, value) for name, value in (("alpha", alpha), ("beta", beta), ("k", k)))
+    return (as_int(op, "size", size, 1), *numbers)

@@ -14,6 +14,7 @@ from npconv.functional._gate import (
     I64,
     Array,
     IntOrPair,
+    as_float,
     as_images,
     as_indices,
     as_pair,
@@ -142,6 +143,9 @@ def max_unpool2d(
         raise ValueError(f"{op}: indices have shape {indices.shape}, x has {x.shape}; needed is the same shape")
     x, single = as_images(op, "x", x)
     kernel, step, pad, _ = windows_of(op, kernel_size, ("stride", "padding", "dilation"), stride, padding, 1)
+    for name, pair, least in (("kernel_size", kernel, 1), ("stride", step, 1), ("padding", pad, 0)):
+        if min(pair) < least:
+            raise ValueError(f"{op}: {name} is {pair}; each value must be at least {least}")
     size = tuple((n - 1) * s - 2 * p + k for n, k, s, p in zip(x.shape[2:], kernel, step, pad, strict=True))
     if output_size is not None:
         wanted = as_shape(op, "output_size", output_size, 2, 3, 4)[-2:]
@@ -341,10 +345,7 @@ def _divisor(op: str, divisor_override: float | None) -> float:
     """Return the divisor, or the compiled code's 0 for none."""
     if divisor_override is None:
         return 0.0
-    try:
-        divisor = float(divisor_override)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: divisor_override is {divisor_override!r}; needed is a number or None") from None
+    divisor = as_float(op, "divisor_override", divisor_override)
     if divisor == 0:
         raise ValueError(f"{op}: divisor_override is 0; sums cannot be divided by it")
     return divisor

@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from shapes import CONVS, POOLS, Conv, Pool
+from peers import npconv as calls
+from shapes import CONVS, OPERATORS, POOLS, Conv, Operator, Pool
 
 from npconv import functional, reference
 
@@ -63,3 +64,12 @@ def test_max_pool2d_backward(benchmark: Any, implementation: str, operators: Any
     arguments = y, indices, x.shape
     group = f"max_pool2d_backward {shape.name}"
     measure(benchmark, group, implementation, operators.max_pool2d_backward, *arguments, bytes=moved)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("shape", [s for group in OPERATORS.values() for s in group], ids=lambda shape: shape.name)
+def test_operator(benchmark: Any, implementation: str, operators: Any, shape: Operator, direction: str) -> None:
+    backward = direction == "backward"
+    task = (calls.backward if backward else calls.forward)(operators, shape, "float32")
+    work = {"flops": shape.flops * (1 + backward)} if shape.flops else {"bytes": shape.bytes(4, backward)}
+    measure(benchmark, f"{shape.name}, {direction}", implementation, task, **work)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bench_operators import IMPLEMENTATIONS, implementation, measure  # noqa: F401  (a fixture)
 
-from npconv import layers, models, optimizers
+from npconv import fusing, layers, models, optimizers
 
 
 class NumpyAdam(optimizers.Adam):
@@ -29,7 +29,8 @@ def test_training_step(
     network: str,
     dtype: str,
 ) -> None:
-    monkeypatch.setattr(layers, "F", IMPLEMENTATIONS[implementation])  # every layer calls its operators through F
+    for module in layers, fusing:  # which call every operator through F
+        monkeypatch.setattr(module, "F", IMPLEMENTATIONS[implementation])
     rng = np.random.default_rng(0)
     x, t = rng.random((100, 1, 28, 28)).astype(dtype), rng.integers(0, 10, 100)
     net = NETWORKS[network](rng=1, dtype=dtype)

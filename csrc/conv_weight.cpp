@@ -166,8 +166,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     // Where the sums of convolution lie as [pixel][channel], in the same order as they would otherwise have, pooling
     // takes them from there.
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
+    const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
-    if (winograd_tile(conv, Algorithm::automatic) == 0 && tiles_input(pool) && same_bits && conv.kg() >= 8) {
+    if (winograd_tile(conv, Algorithm::automatic) == 0 && tiles_input(pool) && same_bits && fills_vectors) {
         const Pooled<T> pooled{pool, y, indices};
         correlate_along_channels(correlation, &pooled);
         return;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ def backward(function: Callable[..., Any], inputs: tuple[Any, ...], dy: Any) -> 
 
 
 def network_function(network: str, layout: str, training: bool) -> Callable[..., Any]:
-    layers = networks.NETWORKS[network]
+    layers = networks.NETWORKS[network].layers
 
     def apply(params: Any, x: Any, key: Any = None) -> Any:
         index = 0
@@ -80,12 +81,19 @@ def network_function(network: str, layout: str, training: bool) -> Callable[...,
     return apply
 
 
-def adam(params: Any, grads: Any, m: Any, v: Any, count: Any) -> tuple[Any, Any, Any]:
-    rate = 0.001 * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-    m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), m, grads)
-    v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), v, grads)
+def adam(lr: float, params: Any, grads: Any, kept: Any, count: Any) -> tuple[Any, Any]:
+    """Return the new weights and what is kept for the next update."""
+    rate = lr * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+    m = jax.tree.map(lambda m, g: m + 0.1 * (g - m), kept[0], grads)
+    v = jax.tree.map(lambda v, g: v + 0.001 * (g * g - v), kept[1], grads)
     params = jax.tree.map(lambda p, m, v: (p - rate * m / (jnp.sqrt(v) + 1e-7)).astype(p.dtype), params, m, v)
-    return params, m, v
+    return params, (m, v)
+
+
+def sgd(lr: float, momentum: float, params: Any, grads: Any, kept: Any, count: Any) -> tuple[Any, Any]:
+    """Return the new weights and what is kept for the next update."""
+    v = jax.tree.map(lambda v, g: momentum * v - lr * g, kept[0], grads)
+    return jax.tree.map(jnp.add, params, v), (v,)
 
 
 def tasks(threads: int, dtype: str) -> Makers:
@@ -117,7 +125,9 @@ def tasks(threads: int, dtype: str) -> Makers:
     def training_step(network: str) -> Variants:
         def make(layout: str) -> Task:
             apply = network_function(network, layout, training=True)
-            x, t = networks.batch(dtype)
+            kind, lr, momentum = networks.NETWORKS[network].optimizer
+            rule = partial(adam, lr) if kind == "Adam" else partial(sgd, lr, momentum)
+            x, t = networks.batch(network, dtype)
             data = images(layout, x), jnp.asarray(t)
 
             def loss(params: Any, x: Any, t: Any, key: Any) -> Any:
@@ -125,16 +135,16 @@ def tasks(threads: int, dtype: str) -> Makers:
                 return -jnp.take_along_axis(scores, t[:, None], axis=1).mean()
 
             def update(state: Any, x: Any, t: Any) -> Any:
-                params, m, v, count, key = state
+                params, kept, count, key = state
                 key, used = jax.random.split(key)
                 grads = jax.grad(loss)(params, x, t, used)
-                return *adam(params, grads, m, v, count + 1), count + 1, key
+                return *rule(params, grads, kept, count + 1), count + 1, key
 
             # Donated: the weights are updated in place.  "rbg" draws faster than JAX's default.
             step = jax.jit(update, donate_argnums=0)
             params = params_of(network, layout)
-            m, v = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
-            state = params, m, v, jnp.zeros((), dtype), jax.random.key(0, impl="rbg")
+            kept = tuple(jax.tree.map(jnp.zeros_like, params) for _ in range(2 if kind == "Adam" else 1))
+            state = params, kept, jnp.zeros((), dtype), jax.random.key(0, impl="rbg")
 
             def run() -> Any:
                 nonlocal state
@@ -147,7 +157,7 @@ def tasks(threads: int, dtype: str) -> Makers:
 
     def inference(network: str) -> Variants:
         def make(layout: str) -> Task:
-            inputs = params_of(network, layout), images(layout, networks.batch(dtype)[0])
+            inputs = params_of(network, layout), images(layout, networks.batch(network, dtype)[0])
             return forward(network_function(network, layout, training=False), inputs)
 
         return variants(make)

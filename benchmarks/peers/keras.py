@@ -70,9 +70,10 @@ def pool_backward(shape: Pool) -> Variants:
 
 
 def model(network: str) -> Any:
-    made: list[Any] = [keras.Input((28, 28, 1))]
+    layers, _, (channels, *size), _ = networks.NETWORKS[network]
+    made: list[Any] = [keras.Input((*size, channels))]
     flat = False
-    for layer in networks.NETWORKS[network]:
+    for layer in layers:
         if layer.kind == "conv":
             if layer.padding == 2:
                 made.append(keras.layers.ZeroPadding2D(2))
@@ -94,26 +95,31 @@ def model(network: str) -> Any:
     return net
 
 
+def optimizer(network: str) -> Any:
+    kind, lr, momentum = networks.NETWORKS[network].optimizer
+    return keras.optimizers.Adam(lr) if kind == "Adam" else keras.optimizers.SGD(lr, momentum)
+
+
 def training_step(network: str) -> Variants:
-    x, t = networks.batch("float32")
+    x, t = networks.batch(network, "float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     data = images(x), tf.constant(t)
 
     def keras_own(xla: bool) -> Task:
         net = model(network)
-        net.compile(optimizer=keras.optimizers.Adam(0.001), loss=loss, jit_compile=xla)
+        net.compile(optimizer=optimizer(network), loss=loss, jit_compile=xla)
         return lambda: net.train_on_batch(*data)
 
     def function(xla: bool) -> Task:
-        net, optimizer = model(network), keras.optimizers.Adam(0.001)
-        optimizer.build(net.trainable_variables)
+        net, rule = model(network), optimizer(network)
+        rule.build(net.trainable_variables)
 
         @tf.function(jit_compile=xla)  # type: ignore[untyped-decorator, unused-ignore]
         def step(x: Any, t: Any) -> Any:
             with tf.GradientTape() as tape:
                 value = loss(t, net(x, training=True))
             grads = tape.gradient(value, net.trainable_variables)
-            optimizer.apply_gradients(zip(grads, net.trainable_variables, strict=True))
+            rule.apply_gradients(zip(grads, net.trainable_variables, strict=True))
             return value
 
         return lambda: step(*data)
@@ -127,7 +133,7 @@ def training_step(network: str) -> Variants:
 
 
 def inference(network: str) -> Variants:
-    x = images(networks.batch("float32")[0])
+    x = images(networks.batch(network, "float32")[0])
 
     def function(xla: bool) -> Task:
         net = model(network)

@@ -118,14 +118,26 @@ class Dropout:
         return dy * self.kept
 
 
+class Momentum:
+    def __init__(self, params: list[Array], lr: float, momentum: float) -> None:
+        self.params, self.lr, self.momentum = params, lr, momentum
+        self.v = [np.zeros_like(p) for p in params]
+
+    def update(self, grads: list[Array]) -> None:
+        for p, g, v in zip(self.params, grads, self.v, strict=True):
+            v *= self.momentum
+            v -= self.lr * g
+            p += v
+
+
 class Adam:
-    def __init__(self, params: list[Array]) -> None:
-        self.params, self.count = params, 0
+    def __init__(self, params: list[Array], lr: float) -> None:
+        self.params, self.lr, self.count = params, lr, 0
         self.m, self.v = ([np.zeros_like(p) for p in params] for _ in range(2))
 
     def update(self, grads: list[Array]) -> None:
         self.count += 1
-        rate = 0.001 * np.sqrt(1 - 0.999**self.count) / (1 - 0.9**self.count)
+        rate = self.lr * np.sqrt(1 - 0.999**self.count) / (1 - 0.9**self.count)
         for p, g, m, v in zip(self.params, grads, self.m, self.v, strict=True):
             m += 0.1 * (g - m)
             v += 0.001 * (g**2 - v)
@@ -139,7 +151,8 @@ def tasks(threads: int, dtype: str) -> Makers:
     def training_step(network: str) -> Variants:
         layers: list[Any] = []
         arrays = iter(networks.weights(network, dtype))
-        for layer in networks.NETWORKS[network]:
+        described, _, _, (kind, lr, momentum) = networks.NETWORKS[network]
+        for layer in described:
             if layer.kind == "conv":
                 layers.append(Conv(*next(arrays), layer.padding))
             elif layer.kind == "dense":
@@ -149,8 +162,9 @@ def tasks(threads: int, dtype: str) -> Makers:
             else:
                 layers.append(Relu() if layer.kind == "relu" else Pool())
         weighted = [layer for layer in layers if isinstance(layer, (Conv, Dense))]
-        optimizer = Adam([param for layer in weighted for param in layer.params])
-        x, labels = networks.batch(dtype)
+        params = [param for layer in weighted for param in layer.params]
+        optimizer = Adam(params, lr) if kind == "Adam" else Momentum(params, lr, momentum)
+        x, labels = networks.batch(network, dtype)
 
         def step() -> None:
             y = x

@@ -56,7 +56,7 @@ def inference(network: str) -> tuple[bytes, Any, tuple[int, ...]]:
         nodes.append(helper.make_node(kind, [last, *inputs], [output], **options))
         last = output
 
-    for layer in networks.NETWORKS[network]:
+    for layer in networks.NETWORKS[network].layers:
         if layer.kind == "dense" and not flat:
             add("Flatten")
             flat = True
@@ -70,5 +70,6 @@ def inference(network: str) -> tuple[bytes, Any, tuple[int, ...]]:
         elif layer.kind == "pool":
             add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     nodes[-1].output[0] = "y"
-    x, shape_out = networks.batch("float32")[0], (networks.BATCH, networks.CLASSES)
+    x, _ = networks.batch(network, "float32")
+    shape_out = len(x), networks.CLASSES
     return _model(nodes, weights, x.shape, shape_out), x, shape_out

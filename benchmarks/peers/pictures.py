@@ -29,16 +29,22 @@ def save(figure: Any, path: Path, dpi: int) -> None:
     Image.open(path).convert("RGB").quantize(64).save(path, format="PNG", optimize=True)
 
 
+def panel_of(row: dict[str, Any]) -> str:
+    """Return the row's group; but the groups of single operators, of two or three rows each, share a panel."""
+    title: str = row["kind"] if row["kind"].startswith("operator") else row["group"]
+    return title
+
+
 def bars(results: dict[str, Any], path: Path) -> None:
     """Draw the speed of every library at every row, as a multiple of npconv's: a panel per group and thread count."""
-    groups = list(dict.fromkeys(row["group"] for run in results["runs"] for row in run["rows"]))
     runs = results["runs"]
+    groups = list(dict.fromkeys(panel_of(row) for run in runs for row in run["rows"]))
     figure, panels = plt.subplots(
         len(groups), len(runs), figsize=(11 * len(runs), 4 * len(groups)), squeeze=False, layout="constrained"
     )
     for column, run in enumerate(runs):
         for panel, group in zip(panels[:, column], groups, strict=True):
-            rows = [row for row in run["rows"] if row["group"] == group and "npconv" in medians(row)]
+            rows = [row for row in run["rows"] if panel_of(row) == group and "npconv" in medians(row)]
             times = [medians(row) for row in rows]
             used = [name for name in PEERS if any(name in t for t in times)]
             width = 0.85 / max(len(used), 1)

@@ -53,7 +53,7 @@ def best_ratio(row: dict[str, Any], converted: bool = True) -> tuple[str, float]
 
 
 def rate(row: dict[str, Any], run: dict[str, Any], name: str = "npconv") -> tuple[float, float | None] | None:
-    """Return a library's operations per second (bytes, for pooling), and their share of the measured roof.
+    """Return a library's operations (bytes, where nothing is convolved) per second, and their share of the roof.
 
     The roof of float64 is half that of float32, which is the one that is measured.
     """
@@ -106,9 +106,10 @@ def _tables(run: dict[str, Any]) -> list[str]:
         f"## {run['threads']} thread{'s' * (run['threads'] > 1)}",
         "",
         f"FMA peak {fma} (float32; half of it in float64), copy {copy}. Each library is given in its fastest layout; "
-        "the ratios on NCHW arrays leave out what had its arrays converted to another layout beforehand.",
+        "the ratios on NCHW arrays leave out what had its arrays converted to another layout beforehand. Rates are "
+        "GFLOP/s and their share of the FMA peak; of operators that convolve nothing GB/s and their share of the copy.",
         "",
-        *_table_head([*headings, "npconv GFLOP/s (pooling: GB/s)", "% of FMA peak (pooling: of copy)"]),
+        *_table_head([*headings, "npconv GFLOP/s or GB/s", "% of FMA peak or copy"]),
     ]
     for row in run["rows"]:
         times, best, speed = medians(row), best_ratio(row), rate(row, run)

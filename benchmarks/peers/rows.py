@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from shapes import CONVS, MORE_CONVS, MORE_POOLS, POOLS, Conv, Pool
+from shapes import CONVS, MORE_CONVS, MORE_POOLS, OPERATORS, POOLS, Conv, Operator, Pool
 
 from peers import networks
 
@@ -21,15 +21,15 @@ FLOAT64 = ["book conv1", "keras conv2", "vgg conv1_2", "resnet 256", "stride 2"]
 class Row(NamedTuple):
     name: str
     group: str  # the mean is taken over its rows
-    kind: str  # "conv forward", "conv backward", "pool forward", "pool backward", "training step" or "inference"
-    subject: Any  # a Conv, a Pool, or the name of a network
+    kind: str  # "training step", "inference", or "conv", "pool" or "operator" with "forward" or "backward" behind it
+    subject: Any  # the name of a network, or a Conv, a Pool or an Operator
     dtype: str
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of convolutions and matrix products; 0 for pooling."""
-        if isinstance(self.subject, Conv):
-            return self.subject.flops * (2 if self.kind == "conv backward" else 1)
+        """Multiplications and additions of convolutions and matrix products; 0 where there is neither."""
+        if isinstance(self.subject, (Conv, Operator)):
+            return self.subject.flops * (2 if self.kind.endswith("backward") else 1)
         if isinstance(self.subject, Pool):
             return 0
         return networks.flops(self.subject, self.kind == "training step")
@@ -46,7 +46,7 @@ class Row(NamedTuple):
             x, y = s.n * s.c * s.size**2, s.n * s.c * s.out_size**2
             indices = 8 * y if self.kind == "pool backward" else 0  # as npconv hands them out
             return itemsize * (x + y) + indices
-        return 0
+        return s.bytes(itemsize, self.kind == "operator backward") if isinstance(s, Operator) else 0
 
 
 def all_rows(dtype: str = "float32") -> list[Row]:
@@ -64,6 +64,8 @@ def all_rows(dtype: str = "float32") -> list[Row]:
     add("conv forward + conv backward", MORE_CONVS, ", more shapes")
     add("pool forward + pool backward", POOLS)
     add("pool forward", MORE_POOLS)
+    for group, operators in OPERATORS.items():
+        add("operator forward + operator backward", operators, f", {group}")
     add("training step", list(networks.NETWORKS))
     add("inference", list(networks.NETWORKS))
     if dtype == "float32":

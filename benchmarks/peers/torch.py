@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from shapes import Conv, Pool
+from shapes import Conv, Operator, Pool
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +15,18 @@ from peers import networks
 from peers.rows import Makers, Task, Variants
 
 FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "avg_pool2d": F.avg_pool2d,
+    "adaptive_avg_pool2d": F.adaptive_avg_pool2d,
+    "max_unpool2d": F.max_unpool2d,
+    "unfold": F.unfold,
+    "fold": F.fold,
+    "local_response_norm": F.local_response_norm,
+    "batch_norm": lambda x, weight, bias: F.batch_norm(x, None, None, weight, bias, training=True),
+    "conv2d": F.conv2d,
+    "conv_transpose2d": F.conv_transpose2d,
+}
 
 
 def to_numpy(value: Any) -> Any:
@@ -46,7 +59,7 @@ def module(network: str, dtype: str, memory_format: Any) -> Any:
     made: list[Any] = []
     arrays = iter(networks.weights(network, dtype))
     flat = False
-    for layer in networks.NETWORKS[network]:
+    for layer in networks.NETWORKS[network].layers:
         if layer.kind == "dense" and not flat:
             made.append(nn.Flatten())
             flat = True
@@ -66,6 +79,14 @@ def module(network: str, dtype: str, memory_format: Any) -> Any:
             made[-1].bias.data = bias
     net: Any = nn.Sequential(*made)
     return net.to(memory_format=memory_format)
+
+
+def optimizer(network: str, parameters: Any) -> torch.optim.Optimizer:
+    """Return the optimizer in the fastest of its three forms."""
+    kind, lr, momentum = networks.NETWORKS[network].optimizer
+    if kind == "Adam":
+        return torch.optim.Adam(parameters, lr, fused=True)
+    return torch.optim.SGD(parameters, lr, momentum, fused=True)
 
 
 def tasks(threads: int, dtype: str) -> Makers:
@@ -94,16 +115,36 @@ def tasks(threads: int, dtype: str) -> Makers:
 
         return variants(make)
 
+    def operator(subject: Operator, memory_format: Any) -> tuple[Callable[..., Any], list[Any], Any]:
+        inputs, dy = subject.arrays(dtype)
+        function = partial(OPERATORS[subject.operator], **subject.options)
+        return function, [tensor(array, memory_format) for array in inputs], tensor(dy, memory_format)
+
+    def operator_forward(subject: Operator) -> Variants:
+        def make(memory_format: Any) -> Task:
+            function, inputs, _ = operator(subject, memory_format)
+            return forward(function, *inputs)
+
+        return variants(make)
+
+    def operator_backward(subject: Operator) -> Variants:
+        def make(memory_format: Any) -> Task:
+            function, inputs, dy = operator(subject, memory_format)
+            differentiable = [a.requires_grad_() for a in inputs if a.is_floating_point()]  # indices are not
+            return backward(function(*inputs), differentiable, dy)
+
+        return variants(make)
+
     def training_step(network: str) -> Variants:
         def make(memory_format: Any) -> Task:
-            x, t = (tensor(array, memory_format) for array in networks.batch(dtype))
+            x, t = (tensor(array, memory_format) for array in networks.batch(network, dtype))
             net, loss = module(network, dtype, memory_format), nn.CrossEntropyLoss()
-            optimizer = torch.optim.Adam(net.parameters(), lr=0.001, fused=True)  # the fastest of its three
+            rule = optimizer(network, net.parameters())
 
             def run() -> None:
-                optimizer.zero_grad()
+                rule.zero_grad()
                 loss(net(x), t).backward()
-                optimizer.step()
+                rule.step()
 
             return run
 
@@ -111,7 +152,7 @@ def tasks(threads: int, dtype: str) -> Makers:
 
     def inference(network: str) -> Variants:
         def make(memory_format: Any) -> Task:
-            x = tensor(networks.batch(dtype)[0], memory_format)
+            x = tensor(networks.batch(network, dtype)[0], memory_format)
             return forward(module(network, dtype, memory_format).eval(), x)
 
         return variants(make)
@@ -121,6 +162,8 @@ def tasks(threads: int, dtype: str) -> Makers:
         "conv backward": conv_backward,
         "pool forward": lambda shape: variants(lambda layout: forward(F.max_pool2d, *pool(shape, layout))),
         "pool backward": pool_backward,
+        "operator forward": operator_forward,
+        "operator backward": operator_backward,
         "training step": training_step,
         "inference": inference,
     }

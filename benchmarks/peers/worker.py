@@ -42,12 +42,20 @@ def fingerprint(results: Any, to_numpy: Callable[[Any], Any]) -> list[float]:
     return [float(np.sqrt(np.mean(np.square(a.astype(np.float64))))) for a in arrays]
 
 
+def version(package: str) -> str:
+    """Return the version of a package; it need not be installed, where Python finds a source tree of it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(importlib.import_module(package).__version__)
+
+
 def serve(name: str, threads: int, answer: Callable[[Any], None]) -> None:
     library = importlib.import_module(f"peers.{name}")
     makers = {dtype: library.tasks(threads, dtype) for dtype in ("float32", "float64")}
     rows: dict[str, Row] = {row.name: row for dtype in makers for row in all_rows(dtype)}
     to_numpy = getattr(library, "to_numpy", np.asarray)
-    answer({"versions": {d: importlib.metadata.version(d) for d in distributions(name)}})
+    answer({"versions": {package: version(package) for package in distributions(name)}})
     made: tuple[str, Variants] = ("", {})
     for line in sys.stdin:
         request = json.loads(line)

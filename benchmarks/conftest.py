@@ -43,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             f"{moved / ours / 1e9:.1f}" if moved else "",
             f"{100 * moved / ours / copy:.0f}" if moved else "",
         )
-    console = Console(width=120)
+    console = Console(width=140)
     with console.capture() as captured:
         console.print(table)
     terminalreporter.write_line("")

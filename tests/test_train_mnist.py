@@ -21,7 +21,7 @@ from npconv.trainer import Trainer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = EXAMPLES / "train_mnist.py"
-PICTURES = ["curves.png", "filters.png", "feature_maps.png", "confusion.png", "mistakes.png"]
+PICTURES = ["curves.png", "filters.png", "filters_applied.png", "feature_maps.png", "confusion.png", "mistakes.png"]
 
 if not SCRIPT.exists():
     pytest.skip("the examples are not here: they come with the source tree", allow_module_level=True)

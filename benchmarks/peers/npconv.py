@@ -88,8 +88,9 @@ def sequential(network: str, dtype: str) -> nn.Sequential:
     return nn.Sequential(*made)
 
 
-def sequential_step(net: nn.Sequential, rule: optimizers.Optimizer, x: Any, t: Any) -> Task:
-    loss = nn.CrossEntropyLoss()
+def sequential_step(network: str, net: nn.Sequential, dtype: str) -> Task:
+    rule, loss = optimizer(network), nn.CrossEntropyLoss()
+    x, t = networks.batch(network, dtype)
     net.needs_dx = False
 
     def step() -> None:
@@ -121,10 +122,10 @@ def tasks(threads: int, dtype: str) -> Makers:
         return {"": lambda: npconv.max_pool2d_backward(dy, indices, x.shape)}
 
     def training_step(network: str) -> Variants:
-        rule, (x, t) = optimizer(network), networks.batch(network, dtype)
         if network not in MODELS:
-            return {"": sequential_step(sequential(network, dtype), rule, x, t)}
-        net = model(network, dtype)
+            return {"": sequential_step(network, sequential(network, dtype), dtype)}
+        net, rule = model(network, dtype), optimizer(network)
+        x, t = networks.batch(network, dtype)
         return {"": lambda: rule.update(net.params, net.gradient(x, t))}
 
     def inference(network: str) -> Variants:

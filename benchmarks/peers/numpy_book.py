@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peers import networks
-from peers.rows import Makers, Variants
+from peers.rows import Makers, Task
 
 Array = NDArray[Any]
 
@@ -144,40 +144,45 @@ class Adam:
             p -= rate * m / (np.sqrt(v) + 1e-7)
 
 
+def build(network: str, dtype: str) -> list[Any]:
+    """Return the layers of a network."""
+    layers: list[Any] = []
+    arrays = iter(networks.weights(network, dtype))
+    for layer in networks.NETWORKS[network].layers:
+        if layer.kind == "conv":
+            layers.append(Conv(*next(arrays), layer.padding))
+        elif layer.kind == "dense":
+            layers.append(Dense(*next(arrays)))
+        elif layer.kind == "dropout":
+            layers.append(Dropout(layer.ratio))
+        else:
+            layers.append(Relu() if layer.kind == "relu" else Pool())
+    return layers
+
+
+def training_step(network: str, layers: list[Any], dtype: str) -> Task:
+    weighted = [layer for layer in layers if isinstance(layer, (Conv, Dense))]
+    params = [param for layer in weighted for param in layer.params]
+    kind, lr, momentum = networks.NETWORKS[network].optimizer
+    optimizer = Adam(params, lr) if kind == "Adam" else Momentum(params, lr, momentum)
+    x, labels = networks.batch(network, dtype)
+
+    def step() -> None:
+        y = x
+        for layer in layers:
+            y = layer.forward(y)
+        y = np.exp(y - y.max(axis=1, keepdims=True))
+        dy = y / y.sum(axis=1, keepdims=True)
+        dy[np.arange(len(x)), labels] -= 1
+        dy /= len(x)
+        for layer in reversed(layers):
+            dy = layer.backward(dy)
+        optimizer.update([grad for layer in weighted for grad in layer.grads])
+
+    return step
+
+
 def tasks(threads: int, dtype: str) -> Makers:
     if dtype != "float64":
         return {}  # the book computes in NumPy's default
-
-    def training_step(network: str) -> Variants:
-        layers: list[Any] = []
-        arrays = iter(networks.weights(network, dtype))
-        described, _, _, (kind, lr, momentum) = networks.NETWORKS[network]
-        for layer in described:
-            if layer.kind == "conv":
-                layers.append(Conv(*next(arrays), layer.padding))
-            elif layer.kind == "dense":
-                layers.append(Dense(*next(arrays)))
-            elif layer.kind == "dropout":
-                layers.append(Dropout(layer.ratio))
-            else:
-                layers.append(Relu() if layer.kind == "relu" else Pool())
-        weighted = [layer for layer in layers if isinstance(layer, (Conv, Dense))]
-        params = [param for layer in weighted for param in layer.params]
-        optimizer = Adam(params, lr) if kind == "Adam" else Momentum(params, lr, momentum)
-        x, labels = networks.batch(network, dtype)
-
-        def step() -> None:
-            y = x
-            for layer in layers:
-                y = layer.forward(y)
-            y = np.exp(y - y.max(axis=1, keepdims=True))
-            dy = y / y.sum(axis=1, keepdims=True)
-            dy[np.arange(len(x)), labels] -= 1
-            dy /= len(x)
-            for layer in reversed(layers):
-                dy = layer.backward(dy)
-            optimizer.update([grad for layer in weighted for grad in layer.grads])
-
-        return {"": step}
-
-    return {"training step": training_step}
+    return {"training step": lambda network: {"": training_step(network, build(network, dtype), dtype)}}

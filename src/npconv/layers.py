@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-# Operators are called as F.name: rebinding this one name runs every layer on `npconv.reference`.
+# Operators are called as F.name: rebinding this one name (and that in fusing.py) runs all on `npconv.reference`.
 from npconv import functional as F
 from npconv._state import as_rng
 

@@ -101,7 +101,7 @@ def load(
 
 
 def photograph() -> NDArray[Any]:
-    """Return a photograph, float32 of 0..1, (3, 300, 256): Grace Hopper in 1984, a picture that comes with matplotlib."""
+    """Return a photograph, float32 of 0..1, (3, 300, 256): Grace Hopper in 1984, as it comes with matplotlib."""
     pixels: NDArray[np.uint8] = plt.imread(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg"))
     height, width = (size // 2 for size in pixels.shape[:2])
     blocks = pixels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3)

@@ -81,32 +81,57 @@ void transpose_square(typename Simd<T, Bytes>::Vector* v) {
     }
 }
 
+/// A whole square of lanes x lanes elements. A function of its own: inside the loops around it the compiler would keep
+/// an address for each of its rows.
+template <class T, int Bytes>
+NPCONV_NOINLINE void transpose_whole(const T* src, index_t ld_src, T* dst, index_t ld_dst) {
+    using S = Simd<T, Bytes>;
+    typename S::Vector square[S::lanes];
+    NPCONV_UNROLL
+    for (int i = 0; i < S::lanes; ++i, src += ld_src) square[i] = S::load(src);
+    transpose_square<T, Bytes>(square);
+    NPCONV_UNROLL
+    for (int j = 0; j < S::lanes; ++j, dst += ld_dst) S::store(dst, square[j]);
+}
+
+/// The first rows and columns of a square, which becomes `columns` rows of `width` elements; whole vectors may be
+/// written up to `end`.
+template <class T, int Bytes>
+NPCONV_NOINLINE void transpose_part(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
+                                    index_t width, const T* end) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
+    typename S::Vector square[lanes] = {};
+    for (int i = 0; i < lanes && i < rows; ++i, src += ld_src) {
+        square[i] = columns >= lanes ? S::load(src) : S::load_part(src, columns);
+    }
+    transpose_square<T, Bytes>(square);
+    for (int j = 0; j < lanes && j < columns; ++j, dst += ld_dst) {
+        if (width >= lanes || end - dst >= lanes) {
+            S::store(dst, square[j]);
+        } else {
+            S::store_part(dst, square[j], width);
+        }
+    }
+}
+
 template <class T, int Bytes>
 void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
                      index_t width) {
-    using S = Simd<T, Bytes>;
-    constexpr int lanes = S::lanes;
-    for (index_t i0 = 0; i0 < width; i0 += lanes) {
-        for (index_t j0 = 0; j0 < columns; j0 += lanes) {
-            typename S::Vector square[lanes];
-            NPCONV_UNROLL
-            for (int i = 0; i < lanes; ++i) {
-                const T* from = src + (i0 + i) * ld_src + j0;
-                square[i] = i0 + i >= rows          ? typename S::Vector{}
-                            : columns - j0 >= lanes ? S::load(from)
-                                                    : S::load_part(from, columns - j0);
-            }
-            transpose_square<T, Bytes>(square);
-            NPCONV_UNROLL
-            for (int j = 0; j < lanes; ++j) {
-                if (j0 + j >= columns) break;
-                T* to = dst + (j0 + j) * ld_dst + i0;
-                // Rows shorter than a vector that follow each other may be written beyond their ends, in order.
-                if (i0 + lanes <= width || (i0 == 0 && width == ld_dst && to + lanes <= dst + columns * ld_dst)) {
-                    S::store(to, square[j]);
-                } else {
-                    S::store_part(to, square[j], width - i0);
-                }
+    constexpr int lanes = Simd<T, Bytes>::lanes;
+    // Rows of dst shorter than a vector that follow each other may be written beyond their ends, in order.
+    const T* const end = width < lanes && width == ld_dst ? dst + columns * ld_dst : dst;
+    const auto start = [](index_t i, index_t n) { return n - i < lanes && n >= lanes ? n - lanes : i; };
+    for (index_t i = 0; i < width; i += lanes) {
+        for (index_t j = 0; j < columns; j += lanes) {
+            // The last square overlaps the one before it, so that it is whole, too.
+            const index_t i0 = rows >= width ? start(i, width) : i, j0 = start(j, columns);
+            const T* const from = src + i0 * ld_src + j0;
+            T* const to = dst + j0 * ld_dst + i0;
+            if (rows - i0 >= lanes && columns - j0 >= lanes && width - i0 >= lanes) {
+                transpose_whole<T, Bytes>(from, ld_src, to, ld_dst);
+            } else {
+                transpose_part<T, Bytes>(from, ld_src, rows - i0, columns - j0, to, ld_dst, width - i0, end);
             }
         }
     }

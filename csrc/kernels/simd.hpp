@@ -10,6 +10,8 @@
 #define NPCONV_UNROLL _Pragma("GCC unroll 32")
 #endif
 
+#define NPCONV_NOINLINE __attribute__((noinline))
+
 namespace npconv {
 namespace {
 

@@ -64,7 +64,7 @@ void store_columns(const T* tile, index_t rows, const Segment* segments, int cou
 
 /// Turns a square of vectors over: element i of v[j] and element j of v[i] change places.
 template <class T, int Bytes>
-void transpose_square(typename Simd<T, Bytes>::Vector* v) {
+NPCONV_INLINE void transpose_square(typename Simd<T, Bytes>::Vector* v) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
     // Interleaving the first half of the rows with the second, as often as it takes to halve `lanes` down to 1.

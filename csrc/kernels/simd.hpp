@@ -11,6 +11,7 @@
 #endif
 
 #define NPCONV_NOINLINE __attribute__((noinline))
+#define NPCONV_INLINE inline __attribute__((always_inline))
 
 namespace npconv {
 namespace {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "conv_channels.hpp"
-#include "conv_depthwise.hpp"
+#include "conv_planes.hpp"
 #include "correlation.hpp"
 #include "dispatch.hpp"
 #include "panels.hpp"
@@ -265,7 +265,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                               s.kg() * s.cg() * taps, s.kw, taps, bias, dx, s.h, s.w});
         }
     }
-    if (tile == 0 && suits_planes(s)) {
+    if (tile == 0 && !phases.empty() && suits_planes(phases[0])) {
         correlate_planes(phases);
         return;
     }

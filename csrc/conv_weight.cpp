@@ -4,7 +4,7 @@
 
 #include "conv.hpp"
 #include "conv_channels.hpp"
-#include "conv_depthwise.hpp"
+#include "conv_planes.hpp"
 #include "dispatch.hpp"
 #include "parallel.hpp"
 #include "pool.hpp"
@@ -142,7 +142,7 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
     const TypedKernels<T>& kernel = kernels_of<T>();
     const ConvShape s = in_one_row(shape);
     const index_t plane = s.oh * s.ow;
-    if (suits_planes(s)) {
+    if (weight_suits_planes(s)) {
         const auto plane_of = [&](index_t image, index_t channel, T*) { return dy + (image * s.k + channel) * plane; };
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
@@ -198,7 +198,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
                                             const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
-    if (suits_planes(conv)) {
+    if (weight_suits_planes(conv)) {
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
             const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
             max_pool2d_backward(1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);

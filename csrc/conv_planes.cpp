@@ -1,4 +1,4 @@
-#include "conv_depthwise.hpp"
+#include "conv_planes.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -128,7 +128,7 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
         std::fill(sums, sums + row, T(0));
         Scratch<T> slab(layout.size(s.cg()) + 2 * kernel.lanes), buffer(s.kg() * s.oh * s.ow);
         std::vector<Strip> strips;
-        const T* planes[most_channels];
+        const T* planes[most_filters];
         for (index_t image = share_begin(part, parts, s.n); image < share_begin(part + 1, parts, s.n); ++image) {
             for (index_t k = 0; k < s.kg(); ++k) {
                 planes[k] = dy(image, group * s.kg() + k, buffer.data() + k * s.oh * s.ow);

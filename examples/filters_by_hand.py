@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
 
     rng = np.random.default_rng(args.seed)
     noisy = np.clip(picture + 0.15 * rng.standard_normal(picture.shape, np.float32), 0, 1)
-    row, column = 72, 112  # where the shoulder ends
+    inner = np.abs(result[30:-30, 30:-30])
+    row, column = (int(i) + 30 for i in np.unravel_index(inner.argmax(), inner.shape))  # the strongest edge
     common.save_figure(one_window(picture, VERTICAL, row, column), output / "one_window.png")
     common.save_figure(denoise(picture, noisy), output / "denoise.png")
     common.save_figure(edges(picture), output / "edges.png")

@@ -1,14 +1,15 @@
 """Train a network of the book on images, as the book does, and leave pictures to look at.
 
     python examples/train_mnist.py                          # SimpleConvNet on MNIST, 20 epochs
-    python examples/train_mnist.py --network deep --dataset fashion --epochs 5
+    python examples/train_mnist.py --network deep           # DeepConvNet, 10 epochs, over 99.3 %
+    python examples/train_mnist.py --dataset fashion --epochs 5
     python examples/train_mnist.py --quick                  # a first impression
     python examples/train_mnist.py --resume                 # go on after Ctrl-C
 
 The output folder (runs/<network>-<dataset>) gets weights.npz, history.json, checkpoint.npz and the
-pictures curves.png, filters.png, feature_maps.png, confusion.png and mistakes.png.  Ctrl-C stops
-after the current step and keeps what is done; a second one aborts at once.  A resumed run ends with
-bitwise the weights of an unbroken one.
+pictures curves.png, filters.png, filters_applied.png, feature_maps.png, confusion.png and mistakes.png.
+Ctrl-C stops after the current step and keeps what is done; a second one aborts at once.  A resumed run
+ends with bitwise the weights of an unbroken one.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ DEFAULTS = {
     "dtype": "float32",
     "quick": False,
 }
+EPOCHS = {"simple": 20, "deep": 10}
+# The deep network learns quickly, and then jumps about: each epoch takes 3/4 of the learning rate of the one before.
+DECAY = {"simple": 1.0, "deep": 0.75}
 QUICK_TRAIN, QUICK_TEST, QUICK_EPOCHS = 5000, 1000, 3
 
 
@@ -68,7 +72,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     # The default None means: not given, so that --resume can take it from the checkpoint.
     parser.add_argument("--network", choices=["simple", "deep"], help="of the book (default: simple)")
     parser.add_argument("--dataset", choices=[*LOADERS, "digits"], help="images to learn (default: mnist)")
-    parser.add_argument("--epochs", type=positive(int), help="passes over the training images (default: 20)")
+    parser.add_argument("--epochs", type=positive(int), help="passes over the training images (default: 20, deep: 10)")
     parser.add_argument("--batch-size", type=positive(int), help="images per step (default: 100)")
     parser.add_argument("--learning-rate", type=positive(float), help="of Adam (default: 0.001)")
     parser.add_argument("--seed", type=int, help="of all random numbers (default: 2)")
@@ -223,6 +227,9 @@ class Run:
             seconds, images = 0.0, 0
             while trainer.current_iter < trainer.max_iter:
                 start = time.perf_counter()
+                options = self.history["options"]
+                decay: float = DECAY[options["network"]] ** (trainer.current_iter // steps)
+                trainer.optimizer.lr = options["learning_rate"] * decay
                 trainer.train_step()
                 seconds, images = seconds + time.perf_counter() - start, images + trainer.batch_size
                 last = trainer.network.last_layer
@@ -293,7 +300,7 @@ def train(args: argparse.Namespace, console: Console) -> int:
         check_same_options(args, options, checkpoint)
     else:
         options = new_options(args)
-        epochs = args.epochs or (QUICK_EPOCHS if options["quick"] else 20)
+        epochs = args.epochs or (QUICK_EPOCHS if options["quick"] else EPOCHS[options["network"]])
     if args.threads:
         npconv.set_num_threads(args.threads)
     output.mkdir(parents=True, exist_ok=True)

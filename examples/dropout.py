@@ -104,8 +104,8 @@ def curves(results: dict[str, Any]) -> Figure:
         axes.set_xlabel("epoch")
         axes.legend()
         axes.grid(alpha=0.3)
-    gaps = " and ".join(f"{result['gap']:.1%} {name}" for name, result in results.items())
-    left.set(title=f"Accuracy: at the end a gap of {gaps}", ylabel="share of images that are right", ylim=(0.5, 1.01))
+    gaps = ", ".join(f"{result['gap']:.1%} {name}" for name, result in results.items())
+    left.set(title=f"Accuracy: the gap is {gaps}", ylabel="share of images that are right", ylim=(0.5, 1.01))
     right.set(title="Loss: the lower, the surer of what is right", ylabel="mean cross entropy", ylim=(0, None))
     return figure
 

@@ -142,7 +142,7 @@ def inside(model: nn.Sequential, image: Array, name: str) -> Figure:
             place.imshow(mosaic(y, limit), cmap="RdBu_r", vmin=-limit, vmax=limit)
             place.set(xticks=[], yticks=[])
         elif layer == "flatten":
-            place.set_title(f"flatten: the same as {y.size:,} numbers (here in lines of 50)")
+            place.set_title(f"flatten: {y.size:,} numbers (50 a line)")
             place.imshow(y.reshape(-1, 50), cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
             place.set(xticks=[], yticks=[])
         elif y.size > 10:

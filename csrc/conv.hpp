@@ -37,7 +37,7 @@ void conv_transpose2d_backward(const ConvShape& shape, const T* dy, const T* x, 
                                T* dbias);
 
 /// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. An index is -1
-/// where ReLU lets no gradient through.
+/// where ReLU lets no gradient through; `indices` may be null.
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
                                     const T* bias, T* y, std::int32_t* indices);

@@ -54,7 +54,7 @@ void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, 
     const PoolShape& s = pooled.shape;
     const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
     Scratch<T> maxima(windows * nr);
-    Scratch<std::int32_t> indices(windows * nr);
+    Scratch<std::int32_t> indices(pooled.indices ? windows * nr : 0);
     std::vector<index_t> offsets;
     std::vector<std::int32_t> codes;
     for (index_t y = 0; y < s.kernel.h; ++y) {
@@ -68,11 +68,12 @@ void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, 
         kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, static_cast<int>(codes.size()), sums + first * nr,
                                 offsets.data(), codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
                                 static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
-                                indices.data() + row * s.ow * nr);
+                                pooled.indices ? indices.data() + row * s.ow * nr : nullptr);
     }
     const index_t plane = s.oh * s.ow;
     const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
     kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
+    if (!pooled.indices) return;
     // An index is moved as the float of the same bits.
     kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(indices.data()), nr, windows, count,
                                         reinterpret_cast<float*>(pooled.indices + to), plane, windows);

@@ -20,7 +20,7 @@ template <class T>
 struct Pooled {
     PoolShape shape;
     T* y;
-    std::int32_t* indices;
+    std::int32_t* indices;  ///< may be null
 };
 
 /// Whether the windows of a pooling tile its input.

@@ -183,7 +183,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
         Scratch<T> z(part_of_conv.n * between);
         conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
-        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices + first * out, true);
+        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices ? indices + first * out : nullptr, true);
     };
     const index_t tasks = ceil_div(conv.n, images);
     const double task_ns =

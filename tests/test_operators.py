@@ -134,6 +134,9 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
     assert y.tobytes() == expected.tobytes()
     assert indices.dtype == np.int32
     np.testing.assert_array_equal(indices, np.where(y <= 0, -1, expected_indices))
+    alone, none = fused(x, weight, bias, *case.arguments, **options, return_indices=False)
+    assert none is None
+    assert alone.tobytes() == y.tobytes()
     dy = np.random.default_rng(seed).standard_normal(y.shape).astype(dtype)
     dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, expected_indices, z.shape), z)
     _, dweight, dbias = npconv.conv2d_backward(dz, x, weight, *case.arguments, needs=(False, True, True))

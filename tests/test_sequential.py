@@ -229,6 +229,21 @@ def test_single_images_pass_too():
     assert_allclose(model(x)[1], y[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("needs_dx", [True, False])
+def test_backward_after_a_forward_in_eval_mode(needs_dx):
+    model = nn.Sequential(nn.Conv2d(2, 20, 3, rng=0), nn.ReLU(), nn.MaxPool2d(2))
+    model.needs_dx = needs_dx
+    x, dy = draw(3, 2, 9, 9), draw(3, 20, 3, 3, seed=1)
+    y = model(x)
+    dx, grads = model.backward(dy), model.grads
+    model.eval()
+    assert same_bits(model(x), y)
+    assert model[2].indices is None  # only backward needs them
+    again = model.backward(dy)
+    assert same_bits(again, dx) if needs_dx else again is dx is None
+    assert all(same_bits(model.grads[name], grad) for name, grad in grads.items())
+
+
 def test_one_call_of_the_fused_operator(monkeypatch):
     calls = []
     original = functional.conv2d_relu_max_pool2d

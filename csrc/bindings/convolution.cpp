@@ -155,7 +155,8 @@ index_t conv_output_size(index_t input, index_t filter, index_t stride, index_t 
 
 py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
                                  Pair stride, Padding padding, Pair dilation, index_t groups, Pair kernel,
-                                 Pair pool_stride, Pair pool_padding, Pair pool_dilation, bool ceil_mode) {
+                                 Pair pool_stride, Pair pool_padding, Pair pool_dilation, bool ceil_mode,
+                                 bool return_indices) {
     const char* const op = "conv2d_relu_max_pool2d";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
@@ -167,9 +168,14 @@ py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, co
         const T* const pw = borrow<T>(weight, "weight", 4);
         const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
         auto y = result<T>({p.n, p.c, p.oh, p.ow});
-        auto indices = result<std::int32_t>({p.n, p.c, p.oh, p.ow});
         T* const py = y.mutable_data();
-        std::int32_t* const pi = indices.mutable_data();
+        py::object indices = py::none();
+        std::int32_t* pi = nullptr;
+        if (return_indices) {
+            auto array = result<std::int32_t>({p.n, p.c, p.oh, p.ow});
+            pi = array.mutable_data();
+            indices = std::move(array);
+        }
         {
             py::gil_scoped_release nogil;
             conv2d_relu_max_pool2d_forward(s, p, px, pw, pb, py, pi);

@@ -112,7 +112,7 @@ struct TypedKernels {
 
     /// Max pooling of ReLU where the lanes are channels, [pixel][nr]: y[w] = the first largest (or last NaN) of
     /// x[w*step + offset[t]] over the taps, and index[w] = first + w*index_step + code[t]; but 0 and -1 unless it is >
-    /// 0.
+    /// 0. `index` may be null.
     void (*relu_pool_pixels)(index_t count, index_t step, int taps, const T* x, const index_t* offset,
                              const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
                              std::int32_t* index);

@@ -86,17 +86,17 @@ void max_pool_row(int count, const T* x, const index_t* offset, const std::int32
     row(count, x, offset, code, first, n, y, y_end, base, step, index, short_index, relu);
 }
 
-template <class T, int Bytes, int NV>
-void relu_pool_pixels(index_t count, index_t step, int taps, const T* x, const index_t* offset,
-                      const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
-                      std::int32_t* index) {
+template <class T, int Bytes, int NV, bool Indexed>
+void relu_pool_pixels_of(index_t count, index_t step, int taps, const T* x, const index_t* offset,
+                         const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
+                         std::int32_t* index) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     using Int = typename S::Int;
     using IntVector = typename S::IntVector;
     constexpr int lanes = S::lanes;
     using Int32Vector = typename VectorOf<std::int32_t, 4 * lanes>::type;
-    for (index_t w = 0; w < count; ++w, x += step, first += index_step, y += NV * lanes, index += NV * lanes) {
+    for (index_t w = 0; w < count; ++w, x += step, first += index_step, y += NV * lanes) {
         NPCONV_UNROLL
         for (int v = 0; v < NV; ++v) {
             Vector best = S::load(x + offset[0] + v * lanes);
@@ -105,14 +105,23 @@ void relu_pool_pixels(index_t count, index_t step, int taps, const T* x, const i
                 const Vector pixel = S::load(x + offset[t] + v * lanes);
                 const IntVector take = (pixel > best) | (pixel != pixel);  // as in max_pool_row
                 best = take ? pixel : best;
-                where = take ? IntVector{} + static_cast<Int>(first + code[t]) : where;
+                if constexpr (Indexed) where = take ? IntVector{} + static_cast<Int>(first + code[t]) : where;
             }
             const IntVector cut = best <= 0;
             S::store(y + v * lanes, cut ? Vector{} : best);
+            if constexpr (!Indexed) continue;
             const Int32Vector at = __builtin_convertvector(where | cut, Int32Vector);
-            __builtin_memcpy(index + v * lanes, &at, sizeof at);
+            __builtin_memcpy(index + w * NV * lanes + v * lanes, &at, sizeof at);
         }
     }
+}
+
+template <class T, int Bytes, int NV>
+void relu_pool_pixels(index_t count, index_t step, int taps, const T* x, const index_t* offset,
+                      const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
+                      std::int32_t* index) {
+    const auto pool = index ? relu_pool_pixels_of<T, Bytes, NV, true> : relu_pool_pixels_of<T, Bytes, NV, false>;
+    pool(count, step, taps, x, offset, code, first, index_step, y, index);
 }
 
 template <class T, int Bytes, int NV>

@@ -139,8 +139,9 @@ def conv2d_relu_max_pool2d(
     pool_padding: _Pair,
     pool_dilation: _Pair,
     ceil_mode: bool,
+    return_indices: bool,
     /,
-) -> tuple[_Array, _Array]: ...
+) -> tuple[_Array, _Array | None]: ...
 def conv2d_relu_max_pool2d_backward(
     dy: _Array,
     indices: _Array,

@@ -52,7 +52,8 @@ class ConvolutionReluPooling:
     """A convolution, ReLU and max pooling, run as one, with the numbers of the three layers one by one.
 
     The state stays in the three layers, so weights and gradients are found where they always are.  ReLU's is that of
-    the pooled images; the pooling's indices are -1 where ReLU lets no gradient through.
+    the pooled images; the pooling's indices are -1 where ReLU lets no gradient through, and None after `forward` in
+    eval mode: a `backward` that follows all the same computes them.
 
     Parameters
     ----------
@@ -74,30 +75,38 @@ class ConvolutionReluPooling:
             "ceil_mode": ceil_mode,
         }
 
-    def forward(self, x: Array) -> Array:
-        """Return the pooled images (N, K, PH, PW) of `x` (N, C, H, W)."""
+    def forward(self, x: Array, train_flg: bool | None = None) -> Array:
+        """Return the pooled images (N, K, PH, PW) of `x` (N, C, H, W).
+
+        `train_flg` tells whether this is training; None: what the convolution's mode is.
+        """
         x = np.asarray(x)
         if x.ndim == 3:  # a single image, which the operator does not take
             for layer in self.row:
                 x = layer.forward(x)
             return x
         conv, pool = self.conv, self.pool
-        y, pool.indices = F.conv2d_relu_max_pool2d(x, *conv.weights, *conv.geometry, **self._options())
+        training = conv.training if train_flg is None else train_flg
+        y, pool.indices = F.conv2d_relu_max_pool2d(
+            x, *conv.weights, *conv.geometry, **self._options(), return_indices=training
+        )
         conv.x, self.relu.y = x, y
         return y
 
     def backward(self, dout: Array) -> Array | None:
         """Return dx, or None without the convolution's `needs_dx`; set its gradients."""
         conv, pool = self.conv, self.pool
-        x, indices = saved(conv, conv.x), saved(pool, pool.indices)
+        x = saved(conv, conv.x)
         if x.ndim == 3:
             for layer in reversed(self.row):
                 dout = layer.backward(dout)
             return dout
         weight, _ = conv.weights
+        if pool.indices is None:
+            _, pool.indices = F.conv2d_relu_max_pool2d(x, *conv.weights, *conv.geometry, **self._options())
         if not conv.needs_dx:
             conv.set_gradients(
-                *F.conv2d_relu_max_pool2d_backward(dout, indices, x, weight, *conv.geometry, **self._options())
+                *F.conv2d_relu_max_pool2d_backward(dout, pool.indices, x, weight, *conv.geometry, **self._options())
             )
             return None
         stride, padding, dilation, _ = geometry_of("conv2d", weight, *conv.geometry)

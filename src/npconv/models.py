@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from npconv import functional as F
 from npconv import layers as L
 from npconv._state import as_rng, check_params, read_npz, rng_state, set_rng_state, write_npz
-from npconv.fusing import fuse
+from npconv.fusing import ConvolutionReluPooling, fuse
 
 __all__ = ["DeepConvNet", "SimpleConvNet"]
 
@@ -104,14 +104,15 @@ class _ConvNet:
         x : ndarray, shape (N, *input_dim)
             Images, cast to the network's dtype if they have another.
         train_flg : bool
-            True drops out at random, in networks that do.
+            True drops out at random, in networks that do, and keeps all that backward needs.
         """
         x = np.asarray(x)
         if x.shape[1:] != self.input_dim:
             raise ValueError(f"x has shape {x.shape}, needed is (N, {', '.join(map(str, self.input_dim))})")
         x = x.astype(self.dtype, copy=False)
         for layer in self._order():
-            x = layer.forward(x, train_flg) if isinstance(layer, L.Dropout) else layer.forward(x)
+            modal = isinstance(layer, L.Dropout | ConvolutionReluPooling)
+            x = layer.forward(x, train_flg) if modal else layer.forward(x)
         return x
 
     def _order(self) -> list[Any]:

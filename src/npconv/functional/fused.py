@@ -38,7 +38,8 @@ def conv2d_relu_max_pool2d(
     pool_padding: IntOrPair = 0,
     pool_dilation: IntOrPair = 1,
     ceil_mode: bool = False,
-) -> tuple[Array, Array]:
+    return_indices: bool = True,
+) -> tuple[Array, Array | None]:
     """Max pooling of ReLU of a convolution, a few images at a time: what is between them stays in the cache.
 
     Parameters
@@ -48,6 +49,8 @@ def conv2d_relu_max_pool2d(
         As `conv2d` has them.
     kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
         As `max_pool2d` has them.
+    return_indices : bool
+        False: the indices, which only the backward pass needs, are not computed; None stands for them.
 
     Returns
     -------
@@ -67,7 +70,9 @@ def conv2d_relu_max_pool2d(
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
     bias = as_bias(op, bias, x.dtype)
-    y, indices = _core.conv2d_relu_max_pool2d(x, weight, bias, *geometry, *windows, bool(ceil_mode))
+    y, indices = _core.conv2d_relu_max_pool2d(
+        x, weight, bias, *geometry, *windows, bool(ceil_mode), bool(return_indices)
+    )
     return finish(y, dtype), indices
 
 

@@ -22,8 +22,8 @@ constexpr index_t weight_channels = 128;   // input channels whose weights are t
 constexpr index_t gradient_channels = 64;  // input, and output, channels of a task of the weight gradient
 constexpr index_t gradient_tiles = 48;     // tiles that it sums at a time
 
-/// The pixels behind some rows of tiles, as [pixel][nr]: those of x that the tiles read or of y that they make. Tile
-/// (ty, tx) has `size` x `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
+/// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
+/// `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
 class PixelBlock {
    public:
     /// Successive rows of one image, in the columns of the block; `first` is the first one's place in the block.
@@ -37,7 +37,8 @@ class PixelBlock {
     std::vector<index_t> offsets;
 
     PixelBlock(const Block& block, index_t tile_rows, int tile, int size, index_t origin_v, index_t origin_h,
-               index_t height, index_t width, int nr) {
+               index_t height, index_t width, int nr)
+        : pixels_of_tile_(size * size) {
         std::vector<Strip> strips;
         cut_into_strips(block, tile_rows, strips);
         const index_t left = std::clamp<index_t>(origin_h + block.col_begin * tile, 0, width);
@@ -69,6 +70,8 @@ class PixelBlock {
     }
 
     index_t pixels() const { return pixels_; }
+    index_t tiles() const { return static_cast<index_t>(offsets.size()) / pixels_of_tile_; }
+    const index_t* offsets_of(index_t tile) const { return offsets.data() + tile * pixels_of_tile_; }
 
     /// Calls f(piece, row, rows) for runs of pixels that are contiguous in the planes of an image of this width, too.
     template <class F>
@@ -80,20 +83,18 @@ class PixelBlock {
     }
 
    private:
-    index_t pixels_ = 0;
+    index_t pixels_ = 0, pixels_of_tile_;
 };
 
-/// Channels of x, turned over and transformed: to[e*step + t*ld + c] for element e of tile t.
+/// Channels of some planes, turned over and transformed: to[steps[e] + t*ld + c] for element e of tile t.
 template <class T>
 void transform_pixels(const PixelBlock& block, const T* planes, index_t image_stride, index_t height, index_t width,
-                      index_t channels, int tile, T* to, index_t step, index_t ld) {
+                      index_t channels, typename WinogradTransforms<T>::Transform transform, T* to,
+                      const std::vector<index_t>& steps, index_t ld) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr, elements = (tile + 2) * (tile + 2);
+    const int nr = kernel.nr;
     Scratch<T> packed((block.pixels() + 1) * nr);
     std::fill(packed.data() + block.pixels() * nr, packed.data() + (block.pixels() + 1) * nr, T(0));
-    std::vector<index_t> steps;
-    for (int e = 0; e < elements; ++e) steps.push_back(e * step);
-    const auto tiles = static_cast<index_t>(block.offsets.size()) / elements;
     for (index_t c = 0; c < channels; c += nr) {
         const index_t count = std::min<index_t>(nr, channels - c);
         const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
@@ -103,24 +104,21 @@ void transform_pixels(const PixelBlock& block, const T* planes, index_t image_st
             kernel.pack_transposed(from, height * width, count, rows * piece.width,
                                    packed.data() + (piece.first + y * piece.width) * nr, nr, columns);
         });
-        for (index_t t = 0; t < tiles; ++t) {
-            kernel.winograd[tile].input(packed.data(), block.offsets.data() + t * elements, columns, to + t * ld + c,
-                                        steps.data(), nullptr);
+        for (index_t t = 0; t < block.tiles(); ++t) {
+            transform(packed.data(), block.offsets_of(t), columns, to + t * ld + c, steps.data(), nullptr);
         }
     }
 }
 
 /// The weights of `count` <= nr output channels from m on and kc input channels from k on, transformed:
-/// to[e*step + i*nr + j] for input channel k + i and output channel m + j.
+/// to[e*step + i*nr + j] for input channel k + i and output channel m + j. `backwards`: the last tap comes first.
 template <class T>
 void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_t count, index_t k, index_t kc,
-                       int tile, T* to, index_t step) {
+                       int tile, bool backwards, T* to, index_t step) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
     const T* const from = c.weight + group * c.weight_group + m * c.weight_m + k * c.weight_c;
-    // The taps in the order of the pixels that they meet: the data gradient meets them backwards.
-    const bool backwards = c.v.taps[0].offset > c.v.taps[1].offset;
     index_t taps[9], steps[36];
     for (index_t i = 0; i < 9; ++i) taps[i] = (backwards ? 8 - i : i) * nr;
     for (index_t e = 0; e < (tile + 2) * (tile + 2); ++e) steps[e] = e * step;
@@ -196,23 +194,42 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
     const int nr = kernel.nr;
     const index_t elements = (tile + 2) * (tile + 2), in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
     if (c.images == 0) return;
-    const index_t origin_v = std::min(c.v.taps[0].offset, c.v.taps[2].offset);
-    const index_t origin_h = std::min(c.h.taps[0].offset, c.h.taps[2].offset);
+    const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
+    const index_t most = std::max(pixel_elements / (elements * ld), least_tiles);
+
+    // Tiles of the result gather what they read. Or else tiles of the input scatter what they make, by the same
+    // formulas transposed: where the result is the larger of the two, but all within reach, they are fewer. Then an
+    // image's tiles, whose results overlap, belong to one task.
+    const auto first_and_last = [](const Axis& axis) { return std::minmax(axis.taps[0].offset, axis.taps[2].offset); };
+    const auto within_reach = [&](const Axis& axis) {
+        const index_t from = -first_and_last(axis).second;
+        return from <= 0 && axis.out <= from + ceil_div(axis.in, tile) * tile + 2;
+    };
+    const index_t in_tiles = ceil_div(c.v.in, tile) * ceil_div(c.h.in, tile);
+    const index_t out_tiles = ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile);
+    const bool scatter = 6 * in_tiles <= 5 * out_tiles && in_tiles <= most && within_reach(c.v) && within_reach(c.h);
+    const auto origin_of = [&](const Axis& axis) {
+        return scatter ? -first_and_last(axis).second : first_and_last(axis).first;
+    };
+    const index_t origin_v = origin_of(c.v), origin_h = origin_of(c.h);
+    const bool backwards = (c.v.taps[0].offset > c.v.taps[2].offset) != scatter;
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
-    const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
-    const index_t tiles_v = ceil_div(c.v.out, tile), tiles_h = ceil_div(c.h.out, tile), threads = get_num_threads();
-    const BlockGrid grid =
-        balanced_grid(c.images, tiles_v, tiles_h, std::max(pixel_elements / (elements * ld), least_tiles), threads);
+    const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile), unit = scatter ? tiles_v : 1;
+    const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile), threads = get_num_threads();
+    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, most / unit, threads);
     const index_t blocks = grid.blocks() * c.groups;
     const index_t panels = ceil_div(c.out_channels, nr), parts = std::clamp<index_t>(threads / blocks, 1, panels);
-    const index_t most_tiles = grid.block_rows * grid.block_cols;
+    const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
     const index_t kc_most = std::min(c.in_channels, weight_channels);
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
     const index_t weight_step = off_power_of_two(kc_most * nr, kernel.lanes);
     const index_t sum_step = off_power_of_two(most_tiles * nr, kernel.lanes);
-    std::vector<index_t> sum_steps;
-    for (index_t e = 0; e < elements; ++e) sum_steps.push_back(e * sum_step);
+    std::vector<index_t> pixel_steps, sum_steps;
+    for (index_t e = 0; e < elements; ++e) {
+        pixel_steps.push_back(e * pixel_step);
+        sum_steps.push_back(e * sum_step);
+    }
     index_t rows_of_a[max_tile_rows];
     for (index_t i = 0; i < max_tile_rows; ++i) rows_of_a[i] = i * ld;
 
@@ -220,15 +237,21 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
                            static_cast<double>(c.out_channels) * fma_ns / static_cast<double>(parts);
     parallel_for(blocks * parts, task_ns, [&](index_t task) {
         const index_t part = task % parts, group = task / parts % c.groups;
-        const Block block = grid.block(task / parts / c.groups);
+        Block block = grid.block(task / parts / c.groups);
+        block.row_begin *= unit;
+        block.row_end *= unit;
         const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
-
-        const PixelBlock in(block, grid.image_rows, tile, tile + 2, origin_v, origin_h, c.v.in, c.h.in, nr);
+        const auto pixels_of = [&](bool read, index_t height, index_t width) {
+            return read == scatter ? PixelBlock(block, tiles_v, tile, tile, 0, 0, height, width, nr)
+                                   : PixelBlock(block, tiles_v, tile, tile + 2, origin_v, origin_h, height, width, nr);
+        };
+        const PixelBlock in = pixels_of(true, c.v.in, c.h.in), out = pixels_of(false, c.out_h, c.out_w);
+        const WinogradTransforms<T>& transforms = kernel.winograd[tile];
         Scratch<T> pixels(elements * pixel_step);
         transform_pixels(in, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane, c.v.in,
-                         c.h.in, c.in_channels, tile, pixels.data(), pixel_step, ld);
+                         c.h.in, c.in_channels, scatter ? transforms.output_gradient : transforms.input, pixels.data(),
+                         pixel_steps, ld);
 
-        const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, c.out_h, c.out_w, nr);
         Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
         if (c.out_channels % nr > 0) weights.clear();  // columns behind the last channel are computed, too
         T bias[max_tile_columns] = {};
@@ -236,7 +259,7 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
             const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
             for (index_t k = 0; k < c.in_channels; k += kc_most) {
                 const index_t kc = std::min(kc_most, c.in_channels - k);
-                transform_weights(c, group, m, count, k, kc, tile, weights.data(), weight_step);
+                transform_weights(c, group, m, count, k, kc, tile, backwards, weights.data(), weight_step);
                 for (index_t e = 0; e < elements; ++e) {
                     for (index_t i = 0; i < row_tiles; ++i) {
                         const index_t t = share_begin(i, row_tiles, tiles);
@@ -250,9 +273,10 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
             }
             const index_t channel = group * c.out_channels + m;
             if (c.bias) std::copy(c.bias + channel, c.bias + channel + count, bias);
+            for (index_t i = 0; scatter && i <= out.pixels(); ++i) std::copy(bias, bias + nr, image.data() + i * nr);
             for (index_t t = 0; t < tiles; ++t) {
-                kernel.winograd[tile].output(sums.data() + t * nr, sum_steps.data(), count, image.data(),
-                                             out.offsets.data() + t * tile * tile, bias);
+                const auto transform = scatter ? transforms.input_gradient : transforms.output;
+                transform(sums.data() + t * nr, sum_steps.data(), count, image.data(), out.offsets_of(t), bias);
             }
             out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
                 T* const to = c.out + (piece.strip.image * c.groups * c.out_channels + channel) * out_plane +
@@ -283,8 +307,9 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
     const index_t x_step = off_power_of_two(most_tiles * ld_x, kernel.lanes);
     const index_t dy_step = off_power_of_two(most_tiles * ld_dy, kernel.lanes);
     const index_t sum_step = off_power_of_two(std::min(cg, gradient_channels) * ld_dy, kernel.lanes);
-    std::vector<index_t> dy_steps, sum_steps, row_of_dy;
+    std::vector<index_t> x_steps, dy_steps, sum_steps, row_of_dy;
     for (index_t e = 0; e < elements; ++e) {
+        x_steps.push_back(e * x_step);
         dy_steps.push_back(e * dy_step);
         sum_steps.push_back(e * sum_step);
     }
@@ -308,8 +333,8 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
             const Block block = grid.block(index);
             const index_t tiles = block.rows() * block.width();
             const PixelBlock in(block, grid.image_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
-            transform_pixels(in, x + (group * cg + c0) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, channels, tile,
-                             pixels.data(), x_step, ld_x);
+            transform_pixels(in, x + (group * cg + c0) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, channels,
+                             kernel.winograd[tile].input, pixels.data(), x_steps, ld_x);
 
             const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
             Scratch<T> packed((out.pixels() + 1) * nr);
@@ -322,7 +347,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
                 }
                 std::fill(outside, outside + nr, T(0));
                 for (index_t t = 0; t < tiles; ++t) {
-                    kernel.winograd[tile].output_gradient(packed.data(), out.offsets.data() + t * tile * tile, count,
+                    kernel.winograd[tile].output_gradient(packed.data(), out.offsets_of(t), count,
                                                           gradients.data() + t * ld_dy + k, dy_steps.data(), nullptr);
                 }
                 if (dbias && c_chunk == 0) {

@@ -54,6 +54,7 @@ LARGE = [
     ((1, 40, 61, 230), (33, 40, 3, 3), 0),
     ((40, 33, 9, 10), (65, 33, 3, 3), 1),
     ((1, 3, 5, 1500), (4, 3, 3, 3), 2),
+    ((60, 33, 13, 9), (65, 33, 3, 3), 0),  # dx has more tiles than dy: these scatter
 ]
 
 
@@ -83,19 +84,34 @@ def test_larger_shapes_with_any_number_of_threads(
 
 @pytest.mark.parametrize(("algorithm", "bound"), [("gemm", 5e-6), ("winograd2", 5e-6), ("winograd4", 5e-5)])
 @pytest.mark.parametrize("channels", [16, 64, 256])
-def test_error_is_within_the_documented_bound(algorithm: str, bound: float, channels: int) -> None:
+@pytest.mark.parametrize(("size", "padding"), [(28, 1), (13, 0)])
+def test_error_is_within_the_documented_bound(
+    algorithm: str, bound: float, channels: int, size: int, padding: int
+) -> None:
     """The largest error over the root mean square of the result, float32 against float64."""
     rng = np.random.default_rng(7)
-    x, weight = rng.standard_normal((2, channels, 28, 28)), rng.standard_normal((64, channels, 3, 3))
-    dy = rng.standard_normal((2, 64, 28, 28))
+    x, weight = rng.standard_normal((2, channels, size, size)), rng.standard_normal((64, channels, 3, 3))
+    dy = rng.standard_normal((2, 64, size - 2 + 2 * padding, size - 2 + 2 * padding))
     x, weight, dy = (a.astype(np.float32) for a in (x, weight, dy))
-    actual = [npconv.conv2d(x, weight, padding=1, algorithm=algorithm)]
-    actual += npconv.conv2d_backward(dy, x, weight, padding=1, algorithm=algorithm)[:2]
+    actual = [npconv.conv2d(x, weight, padding=padding, algorithm=algorithm)]
+    actual += npconv.conv2d_backward(dy, x, weight, padding=padding, algorithm=algorithm)[:2]
     wide = [a.astype(np.float64) for a in (x, weight, dy)]
-    expected = [npconv.conv2d(*wide[:2], padding=1, algorithm="gemm")]
-    expected += npconv.conv2d_backward(wide[2], *wide[:2], padding=1, algorithm="gemm")[:2]
+    expected = [npconv.conv2d(*wide[:2], padding=padding, algorithm="gemm")]
+    expected += npconv.conv2d_backward(wide[2], *wide[:2], padding=padding, algorithm="gemm")[:2]
     for a, e in zip(actual, expected, strict=True):
         assert np.abs(a - e).max() / np.sqrt(np.mean(e**2)) < bound
+
+
+def test_transposed_convolution_with_a_bias() -> None:
+    rng = np.random.default_rng(10)
+    x, weight, bias = rng.standard_normal((20, 64, 7, 7)), rng.standard_normal((64, 48, 3, 3)), rng.standard_normal(48)
+    expected = reference.conv_transpose2d(x, weight, bias)
+    results = []
+    for count in (1, 3):
+        with npconv.threads(count):
+            results.append(npconv.conv_transpose2d(x, weight, bias))
+    assert_close(results[0], expected, 30 * 64 * 9)
+    assert results[0].tobytes() == results[1].tobytes()
 
 
 def test_the_algorithms_differ_in_their_bits() -> None:

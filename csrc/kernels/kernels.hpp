@@ -34,6 +34,7 @@ struct WinogradTransforms {
     Transform filter;           ///< G w G^T: from 3 x 3 weights
     Transform output;           ///< A^T y A: to M x M pixels
     Transform output_gradient;  ///< A dy A^T: from M x M pixels
+    Transform input_gradient;   ///< B dx B^T, added to the pixels that a tile reads
     Transform filter_gradient;  ///< G^T dw G: to 3 x 3 weights
 };
 /// How an optimizer makes weights better.

@@ -76,16 +76,22 @@ inline void contract(const T (&l)[N][K], const Vector* x, Vector* y) {
     }
     NPCONV_UNROLL
     for (int k = 0; k < K; ++k) {
-        y[k] = k % 2 == 0 ? sum[1] * l[1][k] : difference[1] * l[1][k];
+        y[k] = Vector{};
+        bool empty = true;
+        const auto add = [&](T factor, const Vector& term) {
+            if (factor == 0) return;
+            y[k] = empty ? term * factor : y[k] + term * factor;
+            empty = false;
+        };
         NPCONV_UNROLL
-        for (int i = 3; i + 1 < N; i += 2) y[k] += (k % 2 == 0 ? sum[i] : difference[i]) * l[i][k];
-        if (l[0][k] != 0) y[k] += l[0][k] * x[0];
-        if (l[N - 1][k] != 0) y[k] += l[N - 1][k] * x[N - 1];
+        for (int i = 1; i + 1 < N; i += 2) add(l[i][k], k % 2 == 0 ? sum[i] : difference[i]);
+        add(l[0][k], x[0]);
+        add(l[N - 1][k], x[N - 1]);
     }
 }
 
-/// L X L^T (`Expand`) or L^T X L, L being N x K, of as many matrices as there are columns.
-template <class T, int Bytes, int N, int K, const T (&L)[N][K], bool Expand>
+/// L X L^T (`Expand`) or L^T X L, L being N x K, of as many matrices as there are columns; `Add`: to what is there.
+template <class T, int Bytes, int N, int K, const T (&L)[N][K], bool Expand, bool Add = false>
 void winograd_transform(const T* src, const index_t* from, index_t columns, T* dst, const index_t* to, const T* bias) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
@@ -112,7 +118,10 @@ void winograd_transform(const T* src, const index_t* from, index_t columns, T* d
             Vector y[out];
             apply(half[i], y);
             NPCONV_UNROLL
-            for (int j = 0; j < out; ++j) S::store(dst + to[i * out + j] + column, y[j] + base);
+            for (int j = 0; j < out; ++j) {
+                T* const p = dst + to[i * out + j] + column;
+                S::store(p, y[j] + (Add ? S::load(p) : base));
+            }
         }
     }
 }
@@ -121,9 +130,9 @@ template <class T, int Bytes, int M>
 constexpr WinogradTransforms<T> winograd_transforms() {
     using W = WinogradMatrices<T, M>;
     constexpr int n = M + 2;
-    return {winograd_transform<T, Bytes, n, n, W::bt, true>, winograd_transform<T, Bytes, n, 3, W::g, true>,
-            winograd_transform<T, Bytes, n, M, W::a, false>, winograd_transform<T, Bytes, n, M, W::a, true>,
-            winograd_transform<T, Bytes, n, 3, W::g, false>};
+    return {winograd_transform<T, Bytes, n, n, W::bt, true>,        winograd_transform<T, Bytes, n, 3, W::g, true>,
+            winograd_transform<T, Bytes, n, M, W::a, false>,        winograd_transform<T, Bytes, n, M, W::a, true>,
+            winograd_transform<T, Bytes, n, n, W::bt, false, true>, winograd_transform<T, Bytes, n, 3, W::g, false>};
 }
 
 }  // namespace

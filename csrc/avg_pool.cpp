@@ -10,7 +10,8 @@
 namespace npconv {
 namespace {
 
-constexpr index_t buffer_elements = 4096;  // rows that are summed up before their windows are: in the L1 cache
+constexpr index_t buffer_elements = 4096;    // rows that are summed up before their windows are: in the L1 cache
+constexpr index_t block_elements = 1 << 15;  // of several planes that are turned over at a time: in the L2 cache
 
 /// What is common to both directions. Sums are made along the columns first, a vector of pixels at a time, and then
 /// along the rows of what that gives.
@@ -45,6 +46,10 @@ struct Averages {
     double plane_ns() const {
         return static_cast<double>(shape.v.in * shape.h.in + shape.v.out * shape.h.out) * element_ns / 4;
     }
+    index_t grain() const {  ///< planes of a task: whole vectors of them
+        const index_t lanes = kernels_of<T>().lanes;
+        return ceil_div(static_cast<index_t>(thread_ns / plane_ns()), lanes) * lanes + lanes;
+    }
 };
 
 template <class T>
@@ -63,16 +68,7 @@ void forward_plane(const Averages<T>& averages, const T* x, T* buffer, index_t l
             const T* const sums = buffer + i * ld;
             const T* const columns = averages.counts.empty() ? nullptr : averages.counts.data();
             const T divisor = columns ? static_cast<T>(v.count[row + i]) : averages.divisor;
-            T* const to = y + i * h.out;
-            if (h.kernel > 0) {
-                average(h.out, h.kernel, h.stride, sums, columns, divisor, to);
-                continue;
-            }
-            for (index_t j = 0; j < h.out; ++j) {
-                T sum = 0;
-                for (index_t p = h.begin[j]; p < h.end[j]; ++p) sum += sums[p];
-                to[j] = sum / (columns ? columns[j] * divisor : divisor);
-            }
+            average(h.out, h.kernel, h.stride, sums, columns, divisor, y + i * h.out);
         }
     }
 }
@@ -104,6 +100,68 @@ const T* weighted(const Averages<T>& averages, const T* dy, T* weighted_dy) {
         }
     }
     return weighted_dy;
+}
+
+/// Along one axis, sum i takes the elements of [begin, end).
+struct Ranges {
+    const std::vector<index_t>& begin;
+    const std::vector<index_t>& end;
+
+    index_t size() const { return static_cast<index_t>(begin.size()); }
+};
+
+/// The sums over v x h of some planes (height, width), which may be divided before, and the sums after, by numbers for
+/// each pixel (unless they are empty). For windows of no common size and distance: the lanes are planes, [pixel][lane],
+/// where any pixels can be added up.
+template <class T>
+void sum_windows_of_planes(index_t planes, const T* from, index_t height, index_t width, Ranges v, Ranges h,
+                           const std::vector<T>& before, const std::vector<T>& after, T* to) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const index_t lanes = kernel.lanes, plane = height * width, results = v.size() * h.size();
+    const auto divide = [lanes](T* pixels, index_t count, const T* divisors) {
+        for (index_t i = 0; i < count; ++i, pixels += lanes) {
+            for (index_t l = 0; l < lanes; ++l) pixels[l] /= divisors[i];
+        }
+    };
+    // A block: the result's rows [row, row + rows), of rows [top, bottom) of the planes.
+    const index_t block_rows =
+        std::clamp<index_t>(block_elements * v.size() / std::max<index_t>(plane * lanes, 1), 1, v.size());
+    index_t most_rows = 0;
+    for (index_t row = 0; row < v.size(); row += block_rows) {
+        most_rows = std::max(most_rows, v.end[std::min(row + block_rows, v.size()) - 1] - v.begin[row]);
+    }
+    Scratch<T> pixels(most_rows * width * lanes), sums(width * lanes), result(block_rows * h.size() * lanes);
+    for (index_t first = 0; first < planes; first += lanes, from += lanes * plane, to += lanes * results) {
+        const index_t count = std::min(lanes, planes - first);
+        for (index_t row = 0; row < v.size(); row += block_rows) {
+            const index_t rows = std::min(block_rows, v.size() - row), top = v.begin[row];
+            const index_t elements = (v.end[row + rows - 1] - top) * width, sum_count = rows * h.size();
+            kernel.pack_transposed(from + top * width, plane, count, elements, pixels.data(), lanes, lanes);
+            if (!before.empty()) divide(pixels.data(), elements, before.data() + top * width);
+            for (index_t i = 0; i < rows; ++i) {
+                const index_t begin = v.begin[row + i] - top, end = v.end[row + i] - top;
+                kernel.sum_rows(1, pixels.data(), width * lanes, &begin, &end, sums.data(), 0);
+                kernel.sum_rows(h.size(), sums.data(), lanes, h.begin.data(), h.end.data(),
+                                result.data() + i * h.size() * lanes, lanes);
+            }
+            if (!after.empty()) divide(result.data(), sum_count, after.data() + row * h.size());
+            kernel.pack_transposed(result.data(), lanes, sum_count, count, to + row * h.size(), results, sum_count);
+        }
+    }
+}
+
+/// What the windows of a plane are divided by.
+template <class T>
+std::vector<T> divisors(const Averages<T>& averages) {
+    const AverageAxis &v = averages.shape.v, &h = averages.shape.h;
+    std::vector<T> of_windows;
+    for (index_t i = 0; i < v.out; ++i) {
+        for (index_t j = 0; j < h.out; ++j) {
+            const auto rows = static_cast<T>(v.count[i]);
+            of_windows.push_back(averages.counts.empty() ? averages.divisor : averages.counts[j] * rows);
+        }
+    }
+    return of_windows;
 }
 
 }  // namespace
@@ -139,12 +197,20 @@ void avg_pool2d_forward(const AverageShape& shape, const T* x, T* y) {
     const index_t in_plane = v.in * h.in, out_plane = v.out * h.out;
     if (shape.planes == 0 || out_plane == 0) return;
     const Averages<T> averages(shape);
+    const index_t grain = averages.grain();
+    if (h.kernel == 0) {
+        const std::vector<T> of_windows = divisors(averages);
+        parallel_for(
+            ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
+                const index_t first = task * grain;
+                sum_windows_of_planes(std::min(grain, shape.planes - first), x + first * in_plane, v.in, h.in,
+                                      {v.begin, v.end}, {h.begin, h.end}, {}, of_windows, y + first * out_plane);
+            });
+        return;
+    }
     // A row of sums with the padding around it.
-    const index_t ld = averages.tiles_rows() ? h.in
-                       : h.kernel > 0        ? std::max((h.out - 1) * h.stride + h.kernel, h.pad + h.in)
-                                             : h.in;
+    const index_t ld = averages.tiles_rows() ? h.in : std::max((h.out - 1) * h.stride + h.kernel, h.pad + h.in);
     const index_t block_rows = std::clamp<index_t>(buffer_elements / ld, 1, v.out);
-    const index_t grain = std::max<index_t>(static_cast<index_t>(thread_ns / averages.plane_ns()), 1);
     parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
         const index_t last = std::min((task + 1) * grain, shape.planes);
         if (averages.whole_plane()) {
@@ -169,14 +235,25 @@ void avg_pool2d_backward(const AverageShape& shape, const T* dy, T* dx) {
     const index_t in_plane = v.in * h.in, out_plane = v.out * h.out;
     if (shape.planes == 0) return;
     const Averages<T> averages(shape);
+    const index_t grain = averages.grain();
     const Covering rows(v), columns(h);
+    if (h.kernel == 0) {
+        const std::vector<T> of_windows = divisors(averages);
+        parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(),
+                     [&](index_t task) {
+                         const index_t first = task * grain;
+                         sum_windows_of_planes(std::min(grain, shape.planes - first), dy + first * out_plane, v.out,
+                                               h.out, {rows.begin, rows.end}, {columns.begin, columns.end}, of_windows,
+                                               {}, dx + first * in_plane);
+                     });
+        return;
+    }
     const bool tiles = averages.tiles_rows() && h.kernel == h.stride;
     // Zeros before the first window and behind the last one, where the first and the last pixels look for others.
-    const index_t before = h.kernel > 0 && !tiles ? (h.kernel - 1) / h.stride : 0;
-    const index_t padded = h.kernel > 0 ? (h.pad + h.in - 1) / h.stride + 1 : h.out;
+    const index_t before = tiles ? 0 : (h.kernel - 1) / h.stride;
+    const index_t padded = (h.pad + h.in - 1) / h.stride + 1;
     const index_t ld = tiles ? h.out : before + std::max(h.out, padded);
     const index_t block_rows = std::clamp<index_t>(buffer_elements / ld, 1, v.in);
-    const index_t grain = std::max<index_t>(static_cast<index_t>(thread_ns / averages.plane_ns()), 1);
     const auto spread = kernel.spread_windows[averages.stride_index()];
     parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
         Scratch<T> buffer(block_rows * ld + kernel.lanes), row_buffer(h.pad > 0 ? h.pad + h.in : 0);
@@ -208,17 +285,11 @@ void avg_pool2d_backward(const AverageShape& shape, const T* dy, T* dx) {
                         continue;
                     }
                     const T* const sums = buffer.data() + i * ld + before;
-                    if (h.kernel > 0 && h.pad == 0) {
+                    if (h.pad == 0) {
                         spread(h.in, h.kernel, h.stride, sums, averages.divisor, to);
-                    } else if (h.kernel > 0) {
+                    } else {
                         spread(h.pad + h.in, h.kernel, h.stride, sums, averages.divisor, row_buffer.data());
                         std::copy(row_buffer.data() + h.pad, row_buffer.data() + h.pad + h.in, to);
-                    } else {
-                        for (index_t x = 0; x < h.in; ++x) {
-                            T sum = 0;
-                            for (index_t j = columns.begin[x]; j < columns.end[x]; ++j) sum += sums[j];
-                            to[x] = sum / averages.divisor;
-                        }
                     }
                 }
             }

@@ -37,9 +37,9 @@ Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int
     const auto taps = static_cast<double>(c.taps()) + 1, reduction = static_cast<double>(c.reduction()) + 1;
     const auto runs = 1 + static_cast<double>(nr) / static_cast<double>(width);  // rows that a panel touches
     const auto tile_rows = static_cast<double>(c.out_channels) / static_cast<double>(tiles);
-    const double tile = std::max(tile_rows, 4.0);              // below 4 rows the latency of the multiply-adds shows
-    const double pack = 4 + 2 * runs;                          // copying one row of a panel
-    const double scatter = 25 * runs * tile_rows / reduction;  // storing a tile run by run instead of whole
+    const double tile = std::max(tile_rows, 4.0);  // below 4 rows the latency of the multiply-adds shows
+    const double pack = 4 + 2 * runs;              // copying one row of a panel
+    const double scatter = c.loose ? 0 : 25 * runs * tile_rows / reduction;  // storing a tile run by run, not whole
     Cut cut{};
     double best = -1;
     for (index_t tile_groups = 1; tile_groups <= std::min<index_t>(tiles, threads); tile_groups *= 2) {
@@ -75,7 +75,7 @@ void correlate_gemm(const Correlation<T>& c) {
     const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
     const Cut cut = choose_cut(c, rows, tiles, nr, get_num_threads());
     const ResultLayout results{c.groups * c.out_channels * out_plane, c.v.first * c.out_w + c.h.first,
-                               c.v.step * c.out_w, c.h.step};
+                               c.v.step * c.out_w, c.h.step, c.loose};
 
     Scratch<T> weights(c.groups * c.out_channels * reduction);
     // Tile by tile. Tiles share the output channels evenly (64 in tiles of at most 14 rows: 12, 13, 13, 13, 13), so
@@ -177,19 +177,6 @@ void correlate_gemm(const Correlation<T>& c) {
     });
 }
 
-template <class T>
-void correlate(const Correlation<T>& c, int winograd_tile) {
-    if (winograd_tile > 0) {
-        winograd_correlate(c, winograd_tile);
-    } else if (suits_planes(c)) {
-        correlate_planes(std::vector{c});
-    } else if (suits_channels(c)) {
-        correlate_along_channels(c);
-    } else {
-        correlate_gemm(c);
-    }
-}
-
 /// Backward: the inputs i with (i + pad) mod stride == phase. They are met by the kernel elements r with
 /// r*dilation mod stride == phase, at output (i + pad - r*dilation) / stride, which grows by one from each such
 /// input to the next: a correlation of stride 1 whose results are stride apart.
@@ -214,6 +201,19 @@ bool suits_taps(const ConvShape& s) {
 }
 
 }  // namespace
+
+template <class T>
+void correlate(const Correlation<T>& c, int winograd_tile) {
+    if (winograd_tile > 0) {
+        winograd_correlate(c, winograd_tile);
+    } else if (suits_planes(c)) {
+        correlate_planes(std::vector{c});
+    } else if (suits_channels(c)) {
+        correlate_along_channels(c);
+    } else {
+        correlate_gemm(c);
+    }
+}
 
 ConvShape in_one_row(const ConvShape& s) {
     ConvShape row = s;
@@ -272,6 +272,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     for (const Correlation<T>& phase : phases) correlate(phase, tile);
 }
 
+template void correlate(const Correlation<float>&, int);
+template void correlate(const Correlation<double>&, int);
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm);
 template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm);
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm, const float*);

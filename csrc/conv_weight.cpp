@@ -167,8 +167,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     // takes them from there.
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
+    const int tile = winograd_tile(conv, Algorithm::automatic);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
-    if (winograd_tile(conv, Algorithm::automatic) == 0 && tiles_input(pool) && same_bits && fills_vectors) {
+    if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
         const Pooled<T> pooled{pool, y, indices};
         correlate_along_channels(correlation, &pooled);
         return;
@@ -176,14 +177,27 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
+    const bool inside = windows_inside(pool) && pool.stride.w <= 2;
     const auto some_images = [&](index_t task) {
         const index_t first = task * images, in = conv.c * conv.h * conv.w, out = pool.c * pool.oh * pool.ow;
         ConvShape part_of_conv = conv;
         PoolShape part_of_pool = pool;
         part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
-        Scratch<T> z(part_of_conv.n * between);
-        conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
-        max_pool2d_forward(part_of_pool, z.data(), y + first * out, indices ? indices + first * out : nullptr, true);
+        std::int32_t* const at = indices ? indices + first * out : nullptr;
+        Correlation<T> part = forward_correlation<T>(part_of_conv, x + first * in, weight, bias, nullptr);
+        if (!inside) {
+            Scratch<T> z(part_of_conv.n * between);
+            conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
+            max_pool2d_forward(part_of_pool, z.data(), y + first * out, at, true);
+            return;
+        }
+        // Rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end in it.
+        part.out_w = conv.ow + part.h.reach;
+        part.loose = true;
+        Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
+        part.out = z.data();
+        correlate(part, tile);
+        relu_max_pool2d_forward(part_of_pool, z.data(), part.out_w, y + first * out, at);
     };
     const index_t tasks = ceil_div(conv.n, images);
     const double task_ns =

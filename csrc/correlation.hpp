@@ -21,10 +21,15 @@ struct Correlation {
     const T* bias;
     T* out;
     index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
+    bool loose = false;    // whether the rest of a row may be overwritten, too
 
     index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
     index_t reduction() const { return in_channels * taps(); }
 };
+
+/// The correlation, by Winograd's algorithm if `winograd_tile` is not 0.
+template <class T>
+void correlate(const Correlation<T>& correlation, int winograd_tile);
 
 /// The weights of `count` output channels from m on as the micro-kernels read them, [reduction][width], with zeros for
 /// count <= j < width.

@@ -12,6 +12,7 @@ namespace npconv {
 /// x*step, in the plane of output channel 0.
 struct ResultLayout {
     index_t image_stride, first, row_stride, step;
+    bool loose;  ///< whether what lies between two rows may be overwritten
 };
 
 /// Up to nr columns of a block: where their pixels lie in the slab, and where their results go.
@@ -49,8 +50,9 @@ class Panels {
                     }
                     const index_t length = std::min(nr - column, block.width() - x);
                     Panel& panel = list.back();
-                    add(sources_, panel.sources, source, int(column), int(length), 1);
-                    add(results_, panel.results, result_row + x * layout.step, int(column), int(length), layout.step);
+                    add(sources_, panel.sources, source, int(column), int(length), 1, false);
+                    add(results_, panel.results, result_row + x * layout.step, int(column), int(length), layout.step,
+                        layout.loose);
                     panel.columns = int(column + length);
                     x += length;
                 }
@@ -60,11 +62,13 @@ class Panels {
 
    private:
     /// Appends a segment to the `count` that the panel has already, or makes the last one longer.
-    static void add(std::vector<Segment>& segments, int& count, index_t at, int column, int length, index_t step) {
+    static void add(std::vector<Segment>& segments, int& count, index_t at, int column, int length, index_t step,
+                    bool loose) {
         if (count > 0 && step == 1) {
             Segment& last = segments.back();
-            if (last.at + last.length == at && last.column + last.length == column) {
-                last.length += length;
+            const bool adjoins = last.column + last.length == column;
+            if (last.at - last.column == at - column && (adjoins || loose)) {
+                last.length = column + length - last.column;
                 return;
             }
         }

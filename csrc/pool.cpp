@@ -66,8 +66,7 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
     }
     const int taps = static_cast<int>(window);
     const bool padded = s.pad.h > 0 || s.pad.w > 0;
-    const bool inside = !padded && (s.oh - 1) * s.stride.h + s.dilation.h * (s.kernel.h - 1) < s.h &&
-                        (s.ow - 1) * s.stride.w + s.dilation.w * (s.kernel.w - 1) < s.w;
+    const bool inside = windows_inside(s);
     const index_t whole_vectors = s.stride.w * (ceil_div(width, kernel.lanes) * kernel.lanes + kernel.lanes);
 
     const index_t task_rows = ceil_div(std::max<index_t>(task_pixels / width, 1), block_rows) * block_rows;
@@ -116,6 +115,35 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
                                  at, short_at, relu);
                 }
             }
+        }
+    });
+}
+
+bool windows_inside(const PoolShape& s) {
+    return s.pad.h == 0 && s.pad.w == 0 && (s.oh - 1) * s.stride.h + s.dilation.h * (s.kernel.h - 1) < s.h &&
+           (s.ow - 1) * s.stride.w + s.dilation.w * (s.kernel.w - 1) < s.w;
+}
+
+template <class T>
+void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y, std::int32_t* indices) {
+    std::vector<index_t> offsets;
+    std::vector<std::int32_t> codes;
+    for (index_t r = 0; r < s.kernel.h; ++r) {
+        for (index_t t = 0; t < s.kernel.w; ++t) {
+            offsets.push_back(r * s.dilation.h * pitch + t * s.dilation.w);
+            codes.push_back(static_cast<std::int32_t>(r * s.dilation.h * s.w + t * s.dilation.w));
+        }
+    }
+    const auto max_pool_row = kernels_of<T>().max_pool_row[s.stride.w];
+    const int taps = static_cast<int>(codes.size());
+    const double plane_ns = static_cast<double>(s.oh * s.ow * taps) * element_ns;
+    parallel_for_range(s.n * s.c, plane_ns, [&](index_t begin, index_t end) {
+        const T* const y_end = y + end * s.oh * s.ow;
+        for (index_t row = begin * s.oh; row < end * s.oh; ++row) {
+            const index_t oy = row % s.oh, top = oy * s.stride.h;
+            max_pool_row(taps, x + (row / s.oh * s.h + top) * pitch, offsets.data(), codes.data(), nullptr, s.ow,
+                         y + row * s.ow, y_end, top * s.w, s.stride.w, nullptr,
+                         indices ? indices + row * s.ow : nullptr, true);
         }
     });
 }
@@ -199,6 +227,8 @@ template void max_unpool2d_forward(index_t, index_t, index_t, const float*, cons
 template void max_unpool2d_forward(index_t, index_t, index_t, const double*, const index_t*, double*);
 template void max_unpool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
 template void max_unpool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
+template void relu_max_pool2d_forward(const PoolShape&, const float*, index_t, float*, std::int32_t*);
+template void relu_max_pool2d_forward(const PoolShape&, const double*, index_t, double*, std::int32_t*);
 template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const float*, float*, std::int32_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);

@@ -12,6 +12,14 @@ namespace npconv {
 template <class T, class Index>
 void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, Index* indices, bool relu = false);
 
+/// Whether no window reaches beyond the image.
+bool windows_inside(const PoolShape& shape);
+
+/// The same for windows inside the image, at most 2 apart, of images whose rows are `pitch` elements apart; four
+/// vectors behind them must be readable.
+template <class T>
+void relu_max_pool2d_forward(const PoolShape& shape, const T* x, index_t pitch, T* y, std::int32_t* indices);
+
 /// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
 /// lies outside its plane.
 template <class T, class Index>

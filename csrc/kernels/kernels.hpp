@@ -86,8 +86,10 @@ struct TypedKernels {
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 
-    /// The way back, adding up: dst[dst_row[k] + segment.at ...] += src[k*nr + segment.column ...] for each segment.
-    void (*add_columns)(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row);
+    /// The way back, adding up: dst[dst_row[k] + segment.at ...] += src[k*nr + segment.column ...] for each segment;
+    /// first for k = 0, apart, 2*apart, ..., then for k = 1, 1 + apart, ...
+    void (*add_columns)(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row,
+                        index_t apart);
 
     /// The way of results: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows
     /// and each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.

@@ -33,12 +33,16 @@ inline void add_run(const T* from, T base, bool accumulate, int n, T* to) {
 }
 
 template <class T, int Bytes, int NV>
-void add_columns(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row) {
+void add_columns(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row,
+                 index_t apart) {
     constexpr int lanes = Simd<T, Bytes>::lanes;
-    for (index_t k = 0; k < kc; ++k, src += NV * lanes) {
-        for (int s = 0; s < count; ++s) {
-            add_run<T, lanes>(src + segments[s].column, T(0), true, segments[s].length,
-                              dst + dst_row[k] + segments[s].at);
+    // What has just been stored is slow to read when it is not the same vector.
+    for (index_t first = 0; first < apart; ++first) {
+        for (index_t k = first; k < kc; k += apart) {
+            for (int s = 0; s < count; ++s) {
+                add_run<T, lanes>(src + k * NV * lanes + segments[s].column, T(0), true, segments[s].length,
+                                  dst + dst_row[k] + segments[s].at);
+            }
         }
     }
 }

@@ -126,7 +126,7 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
         const index_t group = task / parts, part = task % parts;
         T* const sums = partials.data() + task * row;
         std::fill(sums, sums + row, T(0));
-        Scratch<T> slab(layout.size(s.cg()) + 2 * kernel.lanes), buffer(s.kg() * s.oh * s.ow);
+        Scratch<T> slab(layout.size(s.cg()) + 2 * kernel.lanes), buffer(s.kg() * s.oh * s.ow + kernel.lanes);
         std::vector<Strip> strips;
         const T* planes[most_filters];
         for (index_t image = share_begin(part, parts, s.n); image < share_begin(part + 1, parts, s.n); ++image) {
@@ -139,13 +139,14 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
                 cut_into_strips(block, s.oh, strips);
                 layout.place(strips);
                 layout.fill(block, strips, x + group * s.cg() * s.h * s.w, s.c * s.h * s.w, s.cg(), T(0), slab.data());
-                for (index_t k = 0; k < s.kg(); ++k) {
-                    const T* const from = planes[k] + top * s.ow;
-                    T* const to = sums + k * (count + 1);
-                    if (dweight)
-                        kernel.products_of_rows(count, slab.data(), offsets.data(), rows, layout.width(), s.ow, from,
-                                                s.ow, to);
-                    if (dbias) to[count] += static_cast<T>(kernel.sum(from, rows * s.ow));
+                const T* from[most_filters];
+                for (index_t k = 0; k < s.kg(); ++k) from[k] = planes[k] + top * s.ow;
+                if (dweight) {
+                    kernel.products_of_rows(s.kg(), count, slab.data(), offsets.data(), rows, layout.width(), s.ow,
+                                            from, s.ow, sums, count + 1);
+                }
+                for (index_t k = 0; dbias && k < s.kg(); ++k) {
+                    sums[k * (count + 1) + count] += static_cast<T>(kernel.sum(from[k], rows * s.ow));
                 }
             }
         }

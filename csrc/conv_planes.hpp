@@ -21,12 +21,13 @@ bool suits_planes(const Correlation<T>& c) {
 template <class T>
 void correlate_planes(const std::vector<Correlation<T>>& phases);
 
-constexpr index_t most_filters = 8;  // of a group
+constexpr index_t most_filters = 10;  // of a group
 
 /// The same for the weight gradient: 1.4 to 3 times.
 inline bool weight_suits_planes(const ConvShape& s) { return s.cg() <= 4 && s.kg() <= most_filters; }
 
-/// The gradient (oh, ow) of one channel of one image: where it lies, or made in `buffer`.
+/// The gradient (oh, ow) of one channel of one image: where it lies, or made in `buffer`. A vector
+/// behind it must be readable, as in the buffer.
 template <class T>
 using PlaneOfDy = std::function<const T*(index_t image, index_t channel, T* buffer)>;
 

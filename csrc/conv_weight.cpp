@@ -143,7 +143,11 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
     const ConvShape s = in_one_row(shape);
     const index_t plane = s.oh * s.ow;
     if (weight_suits_planes(s)) {
-        const auto plane_of = [&](index_t image, index_t channel, T*) { return dy + (image * s.k + channel) * plane; };
+        const auto plane_of = [&](index_t image, index_t channel, T* buffer) -> const T* {
+            const T* const from = dy + (image * s.k + channel) * plane;
+            const bool last = image == s.n - 1 && channel == s.k - 1;  // nothing may be read behind it
+            return last ? std::copy(from, from + plane, buffer) - plane : from;
+        };
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
     }
@@ -216,7 +220,7 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
             const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
             max_pool2d_backward(1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);
-            return buffer;
+            return static_cast<const T*>(buffer);
         };
         conv2d_backward_weight_by_planes<T>(conv, plane_of, x, dweight, dbias);
         return;

@@ -130,9 +130,10 @@ struct TypedKernels {
     void (*weighted_rows)(index_t count, const T* x, const index_t* offset, const T* weight, T bias, index_t rows,
                           index_t ld_x, index_t n, T* y, index_t ld_y);
 
-    /// The way back: sums[t] += the sum over i < rows, j < n of dy[i*ld_dy + j] * x[offset[t] + i*ld_x + j].
-    void (*products_of_rows)(index_t count, const T* x, const index_t* offset, index_t rows, index_t ld_x, index_t n,
-                             const T* dy, index_t ld_dy, T* sums);
+    /// The way back: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] * x[offset[t] + i*ld_x +
+    /// j], for p < planes. Whole vectors are read.
+    void (*products_of_rows)(index_t planes, index_t count, const T* x, const index_t* offset, index_t rows,
+                             index_t ld_x, index_t n, const T* const* dy, index_t ld_dy, T* sums, index_t ld_sums);
 
     /// The sum of x, of (x - mean)^2, and of dy*(x - mean), over n elements.
     double (*sum)(const T* x, index_t n);

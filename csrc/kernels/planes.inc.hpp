@@ -39,10 +39,10 @@ void weighted_rows(index_t count, const T* x, const index_t* offset, const T* we
     }
 }
 
-/// Taps in blocks of K, what is left of them in blocks of half as many, and so on.
-template <class T, int Bytes, int K>
-void products_of_rows(index_t count, const T* x, const index_t* offset, index_t rows, index_t ld_x, index_t n,
-                      const T* dy, index_t ld_dy, T* sums) {
+/// For M planes of dy: taps in blocks of K, what is left of them in blocks of half as many, and so on.
+template <class T, int Bytes, int K, int M>
+void products_of_planes(index_t count, const T* x, const index_t* offset, index_t rows, index_t ld_x, index_t n,
+                        const T* const* dy, index_t ld_dy, T* sums, index_t ld_sums) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     using Int = typename S::Int;
@@ -50,30 +50,57 @@ void products_of_rows(index_t count, const T* x, const index_t* offset, index_t 
     // Beyond the end of a row there may be an infinity, which times 0 would not be 0.
     typename S::IntVector inside = {};
     for (int l = 0; l < n % lanes; ++l) inside[l] = static_cast<Int>(-1);
+    const auto first_lanes = [&](Vector v) {
+        return reinterpret_cast<Vector>(reinterpret_cast<typename S::IntVector>(v) & inside);
+    };
     for (; count >= K; count -= K, offset += K, sums += K) {
-        Vector sum[K] = {};
+        Vector sum[M][K] = {};
         for (index_t y = 0; y < rows; ++y) {
-            const T *const row = x + y * ld_x, *const gradients = dy + y * ld_dy;
+            const T* const row = x + y * ld_x;
             index_t j = 0;
             for (; n - j >= lanes; j += lanes) {
-                const Vector gradient = S::load(gradients + j);
+                Vector gradient[M];
                 NPCONV_UNROLL
-                for (int k = 0; k < K; ++k) sum[k] += gradient * S::load(row + offset[k] + j);
-            }
-            if (j < n) {
-                const Vector gradient = S::load_part(gradients + j, n - j);
+                for (int m = 0; m < M; ++m) gradient[m] = S::load(dy[m] + y * ld_dy + j);
                 NPCONV_UNROLL
                 for (int k = 0; k < K; ++k) {
-                    const auto pixels = reinterpret_cast<typename S::IntVector>(S::load(row + offset[k] + j));
-                    sum[k] += gradient * reinterpret_cast<Vector>(pixels & inside);
+                    const Vector pixels = S::load(row + offset[k] + j);
+                    NPCONV_UNROLL
+                    for (int m = 0; m < M; ++m) sum[m][k] += gradient[m] * pixels;
+                }
+            }
+            if (j < n) {
+                Vector gradient[M];
+                NPCONV_UNROLL
+                for (int m = 0; m < M; ++m) gradient[m] = first_lanes(S::load(dy[m] + y * ld_dy + j));
+                NPCONV_UNROLL
+                for (int k = 0; k < K; ++k) {
+                    const Vector pixels = first_lanes(S::load(row + offset[k] + j));
+                    NPCONV_UNROLL
+                    for (int m = 0; m < M; ++m) sum[m][k] += gradient[m] * pixels;
                 }
             }
         }
         NPCONV_UNROLL
-        for (int k = 0; k < K; ++k) sums[k] += sum_of_lanes<T, lanes>(sum[k]);
+        for (int m = 0; m < M; ++m) {
+            NPCONV_UNROLL
+            for (int k = 0; k < K; ++k) sums[m * ld_sums + k] += sum_of_lanes<T, lanes>(sum[m][k]);
+        }
     }
     if constexpr (K > 1) {
-        products_of_rows<T, Bytes, K / 2>(count, x, offset, rows, ld_x, n, dy, ld_dy, sums);
+        products_of_planes<T, Bytes, K / 2, M>(count, x, offset, rows, ld_x, n, dy, ld_dy, sums, ld_sums);
+    }
+}
+
+/// Planes in blocks of M, what is left of them in blocks of half as many, and so on; `Sums` are in registers at a time.
+template <class T, int Bytes, int Sums, int M = 4>
+void products_of_rows(index_t planes, index_t count, const T* x, const index_t* offset, index_t rows, index_t ld_x,
+                      index_t n, const T* const* dy, index_t ld_dy, T* sums, index_t ld_sums) {
+    for (; planes >= M; planes -= M, dy += M, sums += M * ld_sums) {
+        products_of_planes<T, Bytes, Sums / M, M>(count, x, offset, rows, ld_x, n, dy, ld_dy, sums, ld_sums);
+    }
+    if constexpr (M > 1) {
+        products_of_rows<T, Bytes, Sums, M / 2>(planes, count, x, offset, rows, ld_x, n, dy, ld_dy, sums, ld_sums);
     }
 }
 

@@ -41,7 +41,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
     kernels.weighted_rows = weighted_rows<T, Bytes, 8>;
-    kernels.products_of_rows = products_of_rows<T, Bytes, 8>;
+    kernels.products_of_rows = products_of_rows<T, Bytes, (MR * NV >= 28 ? 24 : 8)>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;
     kernels.sum_of_products = sum_of_products<T, Bytes>;

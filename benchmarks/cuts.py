@@ -72,20 +72,34 @@ def balanced_blocks(rows: int, cols: int, most: int, threads: int) -> int:
 
 
 def winograd_tile(s: Conv) -> int:
+    direct = s.out_size**2 * 9 * s.c * (1.3 * s.k + 9) + 30000 * s.out_size
+    return cheapest_tile(s, direct, (1.3, 36, 1300))
+
+
+def winograd_weight_tile(s: Conv) -> int:
+    return cheapest_tile(s, s.out_size**2 * 9 * s.c * ceil_div(s.k, 16) * 16 / 0.6, (1.15, 30, 300))
+
+
+def cheapest_tile(s: Conv, direct: float, element: tuple[float, float, float]) -> int:
     if s.kernel != 3 or s.stride != 1:
         return 0
     c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
-    costs = {0: s.out_size**2 * 9 * s.c * s.k / 0.7}
+    product, transforms, rest = element
+    costs = {0: direct}
     for tile in (2, 4):
-        costs[tile] = (ceil_div(s.out_size, tile) * (tile + 2)) ** 2 * (1.15 * c * k + 42 * (c + k) + 550)
+        elements = (ceil_div(s.out_size, tile) * (tile + 2)) ** 2
+        costs[tile] = elements * (product * c * k + transforms * (c + k) + rest)
     return min(costs, key=lambda tile: costs[tile])
 
 
-def winograd_loops(n: int, size: int, c: int, k: int, tile: int, threads: int) -> list[Loop]:
+def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, tile: int, threads: int) -> list[Loop]:
     """winograd_correlate."""
-    elements, tiles, panels = (tile + 2) ** 2, ceil_div(size, tile), ceil_div(k, NR)
+    elements, panels = (tile + 2) ** 2, ceil_div(k, NR)
     most = max((384 << 10) // (elements * off_power_of_two(c)), 48)
-    blocks = balanced_blocks(n * tiles, tiles, most, threads)
+    tiles, in_tiles, unit = ceil_div(out_size, tile), ceil_div(in_size, tile), 1
+    if 6 * in_tiles**2 <= 5 * tiles**2 and in_tiles**2 <= most:  # the tiles of the input scatter
+        tiles = unit = in_tiles
+    blocks = balanced_blocks(n * tiles // unit, tiles, most // unit, threads)
     parts = clamp(threads // blocks, 1, panels)
     return [Loop(blocks * parts, n * tiles**2 * elements * c * k * FMA_NS)]
 
@@ -130,7 +144,7 @@ def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
 
 def forward_loops(s: Conv, threads: int) -> list[Loop]:
     if tile := winograd_tile(s):
-        return winograd_loops(s.n, s.out_size, s.c, s.k, tile, threads)
+        return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, tile, threads)
     phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
     rows, cols = s.n * s.out_size, s.out_size
     if s.kernel == s.stride == 1:  # in_one_row
@@ -140,7 +154,7 @@ def forward_loops(s: Conv, threads: int) -> list[Loop]:
 
 def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     if tile := winograd_tile(s):
-        return winograd_loops(s.n, s.size, s.k, s.c, tile, threads)
+        return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, tile, threads)
     if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp
         tasks = s.n * min(ceil_div(s.c * s.size**2, SLAB_ELEMENTS), s.size)
         return [Loop(tasks, s.n * s.out_size**2 * s.c * s.kernel**2 * (s.k * FMA_NS + ELEMENT_NS))]
@@ -161,7 +175,7 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
 
 def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
-    if tile := winograd_tile(s):
+    if tile := winograd_weight_tile(s):
         size, tiles = s.k * s.c * 9, ceil_div(s.out_size, tile)
         blocks = grid_blocks(s.n * tiles, tiles, 48)
         splits = clamp(max(1 << 20, 3 * size) // size, 1, min(blocks, 64))

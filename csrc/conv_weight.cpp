@@ -24,7 +24,7 @@ constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache betwe
 template <class T>
 void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T* dweight, T* dbias,
                      Algorithm algorithm) {
-    const int tile = winograd_tile(s, algorithm);
+    const int tile = winograd_weight_tile(s, algorithm);
     if (tile > 0 && dweight && s.n > 0) {
         winograd_backward_weight(s, tile, pack_dy, x, dweight, dbias);
         return;

@@ -9,9 +9,12 @@
 
 namespace npconv {
 
-/// The size of the output tiles, 2 or 4, with which to compute a convolution and its gradients; 0 for the matrix
+/// The size of the output tiles, 2 or 4, with which to compute a convolution and its data gradient; 0 for the matrix
 /// product, and for all but 3x3 kernels of stride and dilation 1.
 int winograd_tile(const ConvShape& shape, Algorithm algorithm);
+
+/// The same for the weight gradient.
+int winograd_weight_tile(const ConvShape& shape, Algorithm algorithm);
 
 /// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4.
 template <class T>

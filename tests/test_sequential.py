@@ -12,6 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from npconv import functional, nn, optimizers
 from npconv.fusing import ConvolutionReluPooling
+from npconv.layers import Dropout
+from npconv.models import DeepConvNet, SimpleConvNet
 
 
 def same_bits(a: Any, b: Any) -> bool:
@@ -82,8 +84,29 @@ def alexnet_like(lib: Any = nn, **weights: Any) -> Any:
     )  # fmt: skip
 
 
+def simple_conv_net(lib: Any = nn, **weights: Any) -> Any:
+    return lib.Sequential(
+        lib.Conv2d(1, 30, 5, **weights), lib.ReLU(), lib.MaxPool2d(2),
+        lib.Flatten(), lib.Linear(30 * 12 * 12, 100, **weights), lib.ReLU(), lib.Linear(100, 10, **weights),
+    )  # fmt: skip
+
+
+def deep_conv_net(lib: Any = nn, dropout: float = 0.0, **weights: Any) -> Any:
+    return lib.Sequential(
+        lib.Conv2d(1, 16, 3, padding=1, **weights), lib.ReLU(),
+        lib.Conv2d(16, 16, 3, padding=1, **weights), lib.ReLU(), lib.MaxPool2d(2),
+        lib.Conv2d(16, 32, 3, padding=1, **weights), lib.ReLU(),
+        lib.Conv2d(32, 32, 3, padding=2, **weights), lib.ReLU(), lib.MaxPool2d(2),
+        lib.Conv2d(32, 64, 3, padding=1, **weights), lib.ReLU(),
+        lib.Conv2d(64, 64, 3, padding=1, **weights), lib.ReLU(), lib.MaxPool2d(2),
+        lib.Flatten(), lib.Linear(64 * 4 * 4, 50, **weights), lib.ReLU(), lib.Dropout(dropout),
+        lib.Linear(50, 10, **weights), lib.Dropout(dropout),
+    )  # fmt: skip
+
+
 NETWORKS = {
     net2: (1, 28, 28), keras_cnn: (1, 28, 28), lenet: (1, 28, 28), cifar_net: (3, 32, 32), alexnet_like: (3, 32, 32),
+    simple_conv_net: (1, 28, 28), deep_conv_net: (1, 28, 28),
 }  # fmt: skip
 EVERY_NETWORK = pytest.mark.parametrize(
     ("make", "shape"), NETWORKS.items(), ids=lambda value: getattr(value, "__name__", "")
@@ -128,6 +151,25 @@ def test_training_is_pytorchs(make, shape):
         assert_allclose(value, their_value.item(), rtol=1e-9)
     for name, tensor in theirs.state_dict().items():
         assert_allclose(ours.state_dict()[name], tensor.numpy(), rtol=0, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize(("book", "make"), [(SimpleConvNet, simple_conv_net), (DeepConvNet, deep_conv_net)])
+def test_both_families_are_one(book, make):
+    """A network of the book and the same layers of `npconv.nn`: equal scores, and equal gradients."""
+    theirs, ours = book(rng=1), make(dtype=np.float64)
+    for layer in theirs.layers.values():
+        if isinstance(layer, Dropout):
+            layer.dropout_ratio = 0.0
+    # The book's affine layers multiply from the other side: their weights are (inputs, outputs).
+    turned = [array.T if array.ndim == 2 else array for array in theirs.params.values()]
+    ours.load_state_dict(dict(zip(ours.state_dict(), turned, strict=True)))
+    x, t = draw(6, 1, 28, 28, dtype=np.float64), np.arange(6)
+    loss = nn.CrossEntropyLoss()
+    assert_allclose(ours(x), theirs.predict(x), rtol=0, atol=1e-12)
+    assert_allclose(loss(ours(x), t), theirs.loss(x, t), rtol=1e-5)  # the book adds 1e-7 inside of the logarithm
+    ours.backward(loss.backward())
+    for grad, their_grad in zip(ours.grads.values(), theirs.gradient(x, t).values(), strict=True):
+        assert_allclose(grad, their_grad.T if their_grad.ndim == 2 else their_grad, rtol=0, atol=1e-12)
 
 
 # ---- fused ----

@@ -195,9 +195,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
             max_pool2d_forward(part_of_pool, z.data(), y + first * out, at, true);
             return;
         }
-        // Rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end in it.
-        part.out_w = conv.ow + part.h.reach;
-        part.loose = true;
+        // In correlate_gemm, rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end
+        // in it.
+        part.loose = tile == 0 && !suits_channels(part) && !suits_planes(part);
+        if (part.loose) part.out_w += part.h.reach;
         Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
         part.out = z.data();
         correlate(part, tile);

@@ -81,7 +81,7 @@ def winograd_weight_tile(s: Conv) -> int:
 
 
 def cheapest_tile(s: Conv, direct: float, element: tuple[float, float, float]) -> int:
-    if s.kernel != 3 or s.stride != 1:
+    if s.kernel != 3 or s.stride != 1 or s.c < 16 or s.k < 16:
         return 0
     c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
     product, transforms, rest = element

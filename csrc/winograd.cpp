@@ -172,6 +172,7 @@ int choose_tile(const ConvShape& s, Algorithm algorithm, double direct_cost, dou
     if (!possible || algorithm == Algorithm::gemm) return 0;
     if (algorithm == Algorithm::winograd2) return 2;
     if (algorithm == Algorithm::winograd4) return 4;
+    if (s.cg() < 16 || s.kg() < 16) return 0;  // half-filled vectors; and small examples with whole numbers stay exact
     int best = 0;
     for (const int tile : {2, 4}) {
         const index_t elements = ceil_div(s.oh, tile) * ceil_div(s.ow, tile) * (tile + 2) * (tile + 2);

@@ -123,6 +123,20 @@ def test_the_algorithms_differ_in_their_bits() -> None:
     assert npconv.conv2d(x, weight).tobytes() in results.values()
 
 
+@pytest.mark.parametrize("size", [3, 4, 7, 12, 33])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (1, 16), (3, 8), (15, 64), (64, 15)])
+def test_few_channels_stay_exact(size: int, channels: int, filters: int) -> None:
+    """The transforms would round what whole numbers add up to."""
+    rng = np.random.default_rng(11)
+    x = rng.integers(-9, 10, (2, channels, size, size)).astype(np.float32)
+    weight = rng.integers(-9, 10, (filters, channels, 3, 3)).astype(np.float32)
+    dy = rng.integers(-9, 10, (2, filters, size, size)).astype(np.float32)
+    np.testing.assert_array_equal(npconv.conv2d(x, weight, padding=1), reference.conv2d(x, weight, None, 1, 1))
+    expected = reference.conv2d_backward(dy, x, weight, 1, 1)
+    for a, e in zip(npconv.conv2d_backward(dy, x, weight, padding=1), expected, strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (3, 2, 1), (3, 1, 2), (1, 1, 1)])
 def test_other_convolutions_are_refused(algorithm: str, kernel: int, stride: int, dilation: int) -> None:

@@ -362,6 +362,18 @@ def test_max_pool_and_unpool():
         nn.MaxUnpool2d(2).backward(y)
 
 
+def test_max_pool_in_eval_mode_finds_its_indices_when_backward_wants_them():
+    pool, x = nn.MaxPool2d(3, stride=2, padding=1), np.random.default_rng(0).standard_normal((2, 3, 9, 9))
+    y = pool(x)
+    dy = gradient_of(y)
+    dx = pool.backward(dy)
+    pool.eval()
+    assert_array_equal(pool(x), y)
+    assert pool.indices is None
+    assert_array_equal(pool.backward(dy), dx)
+    assert nn.MaxPool2d(2, return_indices=True).eval()(x)[1].dtype == np.int64
+
+
 def test_max_unpool_is_pytorchs():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 7))

@@ -29,7 +29,8 @@ class MaxPool2d(Module):
     ----------
     indices : ndarray of int, or None
         Where the last `forward` found each maximum, flat in its H*W plane.  -1 where no gradient passes, in a
-        `Sequential` that runs this layer together with a convolution and ReLU.
+        `Sequential` that runs this layer together with a convolution and ReLU.  None after `forward` in eval mode: only
+        `backward` needs them, and computes them then.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class MaxPool2d(Module):
         self.stride = kernel_size if stride is None else stride
         self.padding, self.dilation = padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
+        self.x: Array | None = None
         self.indices: Array | None = None
         self.input_shape: Shape = ()
 
@@ -56,13 +58,18 @@ class MaxPool2d(Module):
 
     def forward(self, x: Array) -> Any:
         """Return the maxima of `x`, (N, C, H, W) or (C, H, W); with `return_indices`, (y, indices)."""
-        y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
-        self.input_shape = np.shape(x)
+        self.x, self.input_shape = x, np.shape(x)
+        if self.training or self.return_indices:
+            y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
+        else:
+            y, self.indices = F.max_pool2d(x, *self.window), None
         return (y, self.indices) if self.return_indices else y
 
     def backward(self, dy: Array) -> Array:
         """Return dx: every dy added where its maximum was."""
-        return F.max_pool2d_backward(dy, saved(self, self.indices), self.input_shape)
+        if self.indices is None:
+            _, self.indices = F.max_pool2d(saved(self, self.x), *self.window, return_indices=True)
+        return F.max_pool2d_backward(dy, self.indices, self.input_shape)
 
 
 class MaxUnpool2d(Module):

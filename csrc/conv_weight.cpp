@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "conv.hpp"
+#include "conv_batch.hpp"
 #include "conv_channels.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
@@ -134,12 +135,21 @@ void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T
     });
 }
 
+template <class T>
+bool by_batch(const ConvShape& s, Algorithm algorithm) {
+    return algorithm == Algorithm::automatic && winograd_weight_tile(s, algorithm) == 0 && suits_batch<T>(s);
+}
+
 }  // namespace
 
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
+    if (by_batch<T>(shape, algorithm)) {
+        conv2d_backward_weight_by_batch<T>(shape, dy, nullptr, nullptr, x, dweight, dbias);
+        return;
+    }
     const ConvShape s = in_one_row(shape);
     const index_t plane = s.oh * s.ow;
     if (weight_suits_planes(s)) {
@@ -173,6 +183,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const int tile = winograd_tile(conv, Algorithm::automatic);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
+    if (tile == 0 && suits_batch<T>(conv) && windows_inside(pool)) {
+        conv2d_forward_by_batch(conv, x, weight, bias, &pool, y, indices);
+        return;
+    }
     if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
         const Pooled<T> pooled{pool, y, indices};
         correlate_along_channels(correlation, &pooled);
@@ -217,6 +231,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
                                             const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
+    if (by_batch<T>(conv, Algorithm::automatic)) {
+        conv2d_backward_weight_by_batch(conv, dy, &pool, indices, x, dweight, dbias);
+        return;
+    }
     if (weight_suits_planes(conv)) {
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
             const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;

@@ -302,7 +302,18 @@ def test_build_info() -> None:
 def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
     code = "import npconv; print(npconv.build_info()['isa_in_use'])"
     assert run_python(code, NPCONV_ISA=isa).stdout.strip() == isa
-    names = "conv", "winograd", "pool", "operators", "avg_pool", "unpool", "fold", "conv_transpose", "normalization"
+    names = (
+        "conv",
+        "conv_batch",
+        "winograd",
+        "pool",
+        "operators",
+        "avg_pool",
+        "unpool",
+        "fold",
+        "conv_transpose",
+        "normalization",
+    )
     tests = [str(ROOT / "tests" / f"test_{name}.py") for name in names]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],

@@ -1,0 +1,40 @@
+// Convolution of many images from few channels to few, with images as the lanes of a vector.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "shape.hpp"
+
+namespace npconv {
+
+/// Whether it is the faster way; measured: 1.2 to 5 times. Sums are short enough to be made in one go, filters few
+/// (more of them fill a vector themselves), a group of images stays in the L2 cache, and images fill most of the lanes.
+template <class T>
+bool suits_batch(const ConvShape& s) {
+    const index_t at_a_time = kernels_of<T>().nr, filled = ceil_div(s.n, at_a_time) * at_a_time;
+    const index_t taps = s.kh * s.kw, reduction = s.cg() * taps;
+    const index_t plane = (s.h + s.pad.top + s.pad.bottom) * (s.w + s.pad.left + s.pad.right);
+    return s.n > 0 && s.groups == 1 && s.stride.w == 1 && taps > 1 && reduction <= 256 &&
+           (reduction >= 16 || s.k <= 8) && s.k > 4 && s.k * filled <= 24 * s.n &&
+           std::max(s.c, std::min<index_t>(s.k, max_tile_rows)) * plane <= 1 << 14;
+}
+
+/// y; or, if `pool` is not null, max pooling of ReLU of it, and `indices` unless they are null. Its windows must lie
+/// inside.
+template <class T>
+void conv2d_forward_by_batch(const ConvShape& shape, const T* x, const T* weight, const T* bias, const PoolShape* pool,
+                             T* y, std::int32_t* indices);
+
+/// dx.
+template <class T>
+void conv2d_backward_data_by_batch(const ConvShape& shape, const T* dy, const T* weight, T* dx);
+
+/// dweight and dbias; either may be null. If `pool` is not null, dy and `indices` are of its result.
+template <class T>
+void conv2d_backward_weight_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool,
+                                     const std::int32_t* indices, const T* x, T* dweight, T* dbias);
+
+}  // namespace npconv

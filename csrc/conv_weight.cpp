@@ -155,8 +155,8 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
     if (weight_suits_planes(s)) {
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) -> const T* {
             const T* const from = dy + (image * s.k + channel) * plane;
-            const bool last = image == s.n - 1 && channel == s.k - 1;  // nothing may be read behind it
-            return last ? std::copy(from, from + plane, buffer) - plane : from;
+            const bool readable = dy + s.n * s.k * plane - from >= plane + kernel.lanes;  // a vector behind it
+            return readable ? from : std::copy(from, from + plane, buffer) - plane;
         };
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;

@@ -137,6 +137,24 @@ def gemm_loops(c: Correlation, threads: int) -> list[Loop]:
     return [weights, Loop(min(cuts, key=lambda n: cuts[n]), c.rows * c.cols * c.k * c.c * c.taps * FMA_NS)]
 
 
+def images_by_batch(s: Conv) -> int:
+    """conv_batch.hpp."""
+    reduction, plane = s.c * s.kernel**2, (s.size + 2 * s.padding) ** 2
+    suits = s.stride == 1 and s.kernel > 1 and reduction <= 256 and (reduction >= 16 or s.k <= 8)
+    suits = suits and 4 < s.k <= 24 and max(s.c, min(s.k, MR)) * plane <= 1 << 14
+    rest = s.n % NR
+    return 0 if not suits else s.n if 4 * rest >= 3 * NR else s.n - rest
+
+
+def batch_loops(s: Conv, channels: int, threads: int) -> list[Loop]:
+    """conv2d_forward_by_batch and conv2d_backward_data_by_batch; what is left of the images is not counted."""
+    images = images_by_batch(s)
+    groups, least = ceil_div(images, NR), ceil_div(channels, MR)
+    tiles = clamp(ceil_div(threads, groups), least, max(least, channels // 4))
+    work = images * s.out_size**2 * s.k * s.c * s.kernel**2 * FMA_NS
+    return [Loop(groups * clamp(threads // groups, 1, tiles), work)]
+
+
 def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
     suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and c.c * c.taps >= 256
     return channels_loops(c, threads) if suits_channels else gemm_loops(c, threads)
@@ -145,6 +163,8 @@ def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
 def forward_loops(s: Conv, threads: int) -> list[Loop]:
     if tile := winograd_tile(s):
         return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, tile, threads)
+    if images_by_batch(s):
+        return batch_loops(s, s.k, threads)
     phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
     rows, cols = s.n * s.out_size, s.out_size
     if s.kernel == s.stride == 1:  # in_one_row
@@ -155,6 +175,8 @@ def forward_loops(s: Conv, threads: int) -> list[Loop]:
 def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     if tile := winograd_tile(s):
         return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, tile, threads)
+    if s.c > 4 and images_by_batch(s):
+        return batch_loops(s, s.c, threads)
     if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp
         tasks = s.n * min(ceil_div(s.c * s.size**2, SLAB_ELEMENTS), s.size)
         return [Loop(tasks, s.n * s.out_size**2 * s.c * s.kernel**2 * (s.k * FMA_NS + ELEMENT_NS))]
@@ -183,6 +205,10 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         add = ceil_div(size, max(int(THREAD_NS / (splits * ELEMENT_NS)), 1))
         work = s.n * tiles**2 * (tile + 2) ** 2 * s.k * s.c * FMA_NS
         return [Loop(tasks, work), Loop(add, add * THREAD_NS)]
+    if images := images_by_batch(s):
+        splits = min(ceil_div(images, NR), 64)
+        work = images * s.out_size**2 * s.k * s.c * s.kernel**2 * FMA_NS
+        return [Loop(splits * clamp(threads // splits, 1, ceil_div(s.k, 4)), work)]
     one_row = s.kernel == s.stride == 1
     rows, cols = (s.n, s.out_size**2) if one_row else (s.n * s.out_size, s.out_size)
     reach = (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride

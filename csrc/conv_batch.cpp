@@ -115,6 +115,13 @@ void turn_over_pooled_gradients(const ConvShape& s, const PoolShape& pool, const
     }
 }
 
+/// Into how many tiles channels are cut: as few as there can be, unless there are threads for more.
+template <class T>
+index_t tiles_of(index_t channels, index_t groups) {
+    const index_t least = ceil_div(channels, kernels_of<T>().mr), most = std::max(least, channels / 4);
+    return std::clamp<index_t>(ceil_div(get_num_threads(), groups), least, most);
+}
+
 double work_ns(const ConvShape& s, index_t tasks) {
     return static_cast<double>(s.n * s.oh * s.ow * s.k) * static_cast<double>(s.c * s.kh * s.kw) * fma_ns /
            static_cast<double>(tasks);
@@ -126,7 +133,7 @@ template <class T>
 void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, const T* bias, const PoolShape* pool,
                              T* y, std::int32_t* indices) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = ceil_div(s.k, kernel.mr);
+    const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.k, groups);
     const index_t reduction = s.c * s.kh * s.kw, pixels = s.oh * s.ow, results = pool ? pool->oh * pool->ow : pixels;
     const Padded padded(s, lanes);
     const std::vector<index_t> offsets = tap_offsets(s, padded);
@@ -191,7 +198,7 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
 template <class T>
 void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const T* weight, T* dx) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = ceil_div(s.c, kernel.mr);
+    const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.c, groups);
     const index_t taps = s.kh * s.kw, in_pixels = s.h * s.w, in_plane = plane_stride<T>(in_pixels);
     Scratch<T> weights(s.c * taps * s.k);
     for (index_t tile = 0; tile < tiles; ++tile) {

@@ -136,8 +136,18 @@ void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T
 }
 
 template <class T>
-bool by_batch(const ConvShape& s, Algorithm algorithm) {
-    return algorithm == Algorithm::automatic && winograd_weight_tile(s, algorithm) == 0 && suits_batch<T>(s);
+index_t batch_of(const ConvShape& s, Algorithm algorithm) {
+    return algorithm == Algorithm::automatic && winograd_weight_tile(s, algorithm) == 0 ? images_by_batch<T>(s) : 0;
+}
+
+/// Adds what gradients(dweight, dbias) makes of other images.
+template <class T, class Gradients>
+void add_gradients(const ConvShape& s, T* dweight, T* dbias, const Gradients& gradients) {
+    const index_t size = s.k * s.cg() * s.kh * s.kw;
+    Scratch<T> more_dweight(dweight ? size : 0), more_dbias(dbias ? s.k : 0);
+    gradients(dweight ? more_dweight.data() : nullptr, dbias ? more_dbias.data() : nullptr);
+    for (index_t i = 0; dweight && i < size; ++i) dweight[i] += more_dweight[i];
+    for (index_t k = 0; dbias && k < s.k; ++k) dbias[k] += more_dbias[k];
 }
 
 }  // namespace
@@ -146,8 +156,13 @@ template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    if (by_batch<T>(shape, algorithm)) {
-        conv2d_backward_weight_by_batch<T>(shape, dy, nullptr, nullptr, x, dweight, dbias);
+    if (const index_t batch = batch_of<T>(shape, algorithm)) {
+        conv2d_backward_weight_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, x, dweight, dbias);
+        if (batch == shape.n) return;
+        add_gradients(shape, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
+            conv2d_backward_weight(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow,
+                                   x + batch * shape.c * shape.h * shape.w, more_dweight, more_dbias, algorithm);
+        });
         return;
     }
     const ConvShape s = in_one_row(shape);
@@ -183,8 +198,15 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const int tile = winograd_tile(conv, Algorithm::automatic);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
-    if (tile == 0 && suits_batch<T>(conv) && windows_inside(pool)) {
-        conv2d_forward_by_batch(conv, x, weight, bias, &pool, y, indices);
+    const index_t batch = tile == 0 && windows_inside(pool) ? images_by_batch<T>(conv) : 0;
+    if (batch > 0) {
+        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, &pool, y, indices);
+        if (batch == conv.n) return;
+        PoolShape rest = pool;
+        rest.n = conv.n - batch;
+        const index_t done = batch * pool.c * pool.oh * pool.ow;
+        conv2d_relu_max_pool2d_forward(with_images(conv, rest.n), rest, x + batch * conv.c * conv.h * conv.w, weight,
+                                       bias, y + done, indices ? indices + done : nullptr);
         return;
     }
     if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
@@ -231,8 +253,16 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
                                             const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
-    if (by_batch<T>(conv, Algorithm::automatic)) {
-        conv2d_backward_weight_by_batch(conv, dy, &pool, indices, x, dweight, dbias);
+    if (const index_t batch = batch_of<T>(conv, Algorithm::automatic)) {
+        conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, indices, x, dweight, dbias);
+        if (batch == conv.n) return;
+        add_gradients(conv, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
+            PoolShape rest = pool;
+            rest.n = conv.n - batch;
+            const index_t done = batch * pool.c * pool.oh * pool.ow;
+            conv2d_relu_max_pool2d_backward_weight(with_images(conv, rest.n), rest, dy + done, indices + done,
+                                                   x + batch * conv.c * conv.h * conv.w, more_dweight, more_dbias);
+        });
         return;
     }
     if (weight_suits_planes(conv)) {

@@ -110,7 +110,13 @@ void turn_over_pooled_gradients(const ConvShape& s, const PoolShape& pool, const
         std::fill(to, to + s.oh * s.ow * lanes, T(0));
         for (index_t i = 0; i < windows * lanes; ++i) {
             const index_t lane = i % lanes, index = at[i];
-            if (lane < count && index >= 0) to[index * lanes + lane] += pooled[i];
+            if (lane >= count || index < 0) continue;  // cut by ReLU
+            if (index >= s.oh * s.ow) {
+                refuse("conv2d_relu_max_pool2d_backward", "indices holds ", index,
+                       ", the planes between convolution and ", "pooling have ", s.oh * s.ow,
+                       " pixels; pass what conv2d_relu_max_pool2d returned");
+            }
+            to[index * lanes + lane] += pooled[i];
         }
     }
 }

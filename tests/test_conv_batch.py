@@ -104,6 +104,21 @@ def test_an_image_has_the_same_bits_alone_and_in_a_batch() -> None:
     assert npconv.conv2d(x[5:6], weight).tobytes() == y[5:6].tobytes()
 
 
+def test_indices_from_elsewhere_are_refused_or_do_no_harm() -> None:
+    rng = np.random.default_rng(6)
+    x, weight = rng.standard_normal((32, 1, 9, 9)), rng.standard_normal((6, 1, 3, 3))
+    for kernel_size in (2, 3):  # 2x2 does not tile 7x7
+        y, indices = functional.conv2d_relu_max_pool2d(x, weight, kernel_size=kernel_size)
+        indices[3, 2, 1, 1] = 49
+        with pytest.raises(
+            ValueError, match="indices holds 49, the planes between convolution and pooling have 49 pix"
+        ):
+            functional.conv2d_relu_max_pool2d_backward(y, indices, x, weight, kernel_size=kernel_size)
+    y, indices = functional.conv2d_relu_max_pool2d(x, weight, padding=((1, 0), (1, 0)), kernel_size=2)  # tiles 8x8
+    indices[3, 2, 1, 1] = 10**9
+    functional.conv2d_relu_max_pool2d_backward(y, indices, x, weight, padding=((1, 0), (1, 0)), kernel_size=2)
+
+
 def test_gradients_of_which_only_some_are_wanted() -> None:
     rng = np.random.default_rng(5)
     x, weight = rng.standard_normal((32, 6, 10, 10)), rng.standard_normal((8, 6, 3, 3))

@@ -192,11 +192,6 @@ Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, inde
     return Axis(out, count, 1, std::move(taps), first, stride);
 }
 
-template <class T>
-index_t batch_of(const ConvShape& s, Algorithm algorithm) {
-    return algorithm == Algorithm::automatic && winograd_tile(s, algorithm) == 0 ? images_by_batch<T>(s) : 0;
-}
-
 /// Whether the data gradient is better made tap by tap. It is for few input channels (measured: 1.1 to 3 times as
 /// fast), and where dx is so much larger than dy that a correlation would mostly multiply padding (1.2 to 2.7 times).
 bool suits_taps(const ConvShape& s) {
@@ -234,7 +229,8 @@ ConvShape in_one_row(const ConvShape& s) {
 
 template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
-    if (const index_t batch = batch_of<T>(shape, algorithm)) {
+    const int tile = winograd_tile(shape, algorithm);
+    if (const index_t batch = images_by_batch<T>(shape, algorithm, tile)) {
         conv2d_forward_by_batch<T>(with_images(shape, batch), x, weight, bias, nullptr, y, nullptr);
         if (batch == shape.n) return;
         conv2d_forward(with_images(shape, shape.n - batch), x + batch * shape.c * shape.h * shape.w, weight, bias,
@@ -242,13 +238,14 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
         return;
     }
     const ConvShape s = in_one_row(shape);
-    correlate(forward_correlation(s, x, weight, bias, y), winograd_tile(s, algorithm));
+    correlate(forward_correlation(s, x, weight, bias, y), tile);
 }
 
 template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm,
                           const T* bias) {
-    if (const index_t batch = !bias && shape.cg() > 4 ? batch_of<T>(shape, algorithm) : 0) {
+    const int tile = winograd_tile(shape, algorithm);
+    if (const index_t batch = !bias && shape.cg() > 4 ? images_by_batch<T>(shape, algorithm, tile) : 0) {
         conv2d_backward_data_by_batch(with_images(shape, batch), dy, weight, dx);
         if (batch == shape.n) return;
         conv2d_backward_data(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow, weight,
@@ -257,11 +254,10 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     }
     const ConvShape s = in_one_row(shape);
     const index_t taps = s.kh * s.kw;
-    if (!bias && suits_taps(s) && winograd_tile(s, algorithm) == 0) {
+    if (!bias && suits_taps(s) && tile == 0) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }
-    const int tile = winograd_tile(s, algorithm);
     // One phase for each of the first inputs. Some meet no tap, where the stride is larger than the kernel, and are 0.
     std::vector<Axis> v, h;
     for (index_t i = 0; i < std::min(s.stride.h, s.h); ++i) {

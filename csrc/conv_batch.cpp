@@ -5,6 +5,7 @@
 
 #include "conv_channels.hpp"
 #include "parallel.hpp"
+#include "pool.hpp"
 #include "workspace.hpp"
 
 namespace npconv {
@@ -97,8 +98,7 @@ void turn_over_pooled_gradients(const ConvShape& s, const PoolShape& pool, const
     for (index_t k = 0; k < filters; ++k, to += plane_stride<T>(s.oh * s.ow)) {
         const index_t from = (first * s.k + k0 + k) * windows, stride = s.k * windows;
         turn_over(dy + from, stride, count, windows, lanes, pooled.data());
-        turn_over(reinterpret_cast<const float*>(indices + from), stride, count, windows, lanes,  // of the same bits
-                  reinterpret_cast<float*>(at.data()));
+        transpose_indices(indices + from, stride, count, windows, at.data(), lanes, lanes);
         if (tiles_input(pool)) {
             for (index_t y = 0; y < s.oh; ++y) {
                 const index_t row = y / pool.kernel.h * pool.ow * lanes;
@@ -113,7 +113,7 @@ void turn_over_pooled_gradients(const ConvShape& s, const PoolShape& pool, const
             if (lane >= count || index < 0) continue;  // cut by ReLU
             if (index >= s.oh * s.ow) {
                 refuse("conv2d_relu_max_pool2d_backward", "indices holds ", index,
-                       ", the planes between convolution and ", "pooling have ", s.oh * s.ow,
+                       ", the planes between convolution and pooling have ", s.oh * s.ow,
                        " pixels; pass what conv2d_relu_max_pool2d returned");
             }
             to[index * lanes + lane] += pooled[i];
@@ -143,15 +143,6 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
     const index_t reduction = s.c * s.kh * s.kw, pixels = s.oh * s.ow, results = pool ? pool->oh * pool->ow : pixels;
     const Padded padded(s, lanes);
     const std::vector<index_t> offsets = tap_offsets(s, padded);
-    std::vector<index_t> pool_offsets;
-    std::vector<std::int32_t> pool_codes;
-    for (index_t r = 0; pool && r < pool->kernel.h; ++r) {
-        for (index_t t = 0; t < pool->kernel.w; ++t) {
-            const index_t pixel = r * pool->dilation.h * s.ow + t * pool->dilation.w;
-            pool_offsets.push_back(pixel * lanes);
-            pool_codes.push_back(static_cast<std::int32_t>(pixel));
-        }
-    }
     Scratch<T> weights(s.k * reduction);
     for (index_t tile = 0; tile < tiles; ++tile) {
         const index_t m = share_begin(tile, tiles, s.k), rows = share_begin(tile + 1, tiles, s.k) - m;
@@ -178,11 +169,12 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
             }
             const index_t to = (first * s.k + m) * results, stride = s.k * results;
             if (pool) {
+                const WindowTaps taps(*pool, s.ow * lanes, lanes);
                 for (index_t row = 0; row < rows * pool->oh; ++row) {
                     const index_t k = row / pool->oh, top = row % pool->oh * pool->stride.h * s.ow;
                     kernel.relu_pool_pixels(
-                        pool->ow, pool->stride.w * lanes, static_cast<int>(pool_codes.size()),
-                        sums.data() + k * plane_stride<T>(pixels) + top * lanes, pool_offsets.data(), pool_codes.data(),
+                        pool->ow, pool->stride.w * lanes, taps.count(),
+                        sums.data() + k * plane_stride<T>(pixels) + top * lanes, taps.offsets.data(), taps.codes.data(),
                         static_cast<std::int32_t>(top), static_cast<std::int32_t>(pool->stride.w),
                         maxima.data() + row * pool->ow * lanes, indices ? at.data() + row * pool->ow * lanes : nullptr);
                 }
@@ -191,9 +183,8 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
             for (index_t k = 0; !pool && k < rows; ++k) {
                 turn_back(sums.data() + k * plane_stride<T>(pixels), lanes, pixels, count, y + to + k * pixels, stride);
             }
-            if (pool && indices) {  // moved as floats of the same bits
-                turn_back(reinterpret_cast<const float*>(at.data()), lanes, rows * results, count,
-                          reinterpret_cast<float*>(indices + to), stride);
+            if (pool && indices) {
+                transpose_indices(at.data(), lanes, rows * results, count, indices + to, stride, rows * results);
             }
         }
     });

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "parallel.hpp"
+#include "pool.hpp"
 #include "workspace.hpp"
 
 namespace npconv {
@@ -55,18 +56,11 @@ void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, 
     const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
     Scratch<T> maxima(windows * nr);
     Scratch<std::int32_t> indices(pooled.indices ? windows * nr : 0);
-    std::vector<index_t> offsets;
-    std::vector<std::int32_t> codes;
-    for (index_t y = 0; y < s.kernel.h; ++y) {
-        for (index_t x = 0; x < s.kernel.w; ++x) {
-            offsets.push_back((y * s.w + x) * nr);
-            codes.push_back(static_cast<std::int32_t>(y * s.w + x));
-        }
-    }
+    const WindowTaps taps(s, s.w * nr, nr);
     for (index_t row = 0; row < rows; ++row) {
         const index_t first = row * s.kernel.h * s.w;
-        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, static_cast<int>(codes.size()), sums + first * nr,
-                                offsets.data(), codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
+        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, taps.count(), sums + first * nr, taps.offsets.data(),
+                                taps.codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
                                 static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
                                 pooled.indices ? indices.data() + row * s.ow * nr : nullptr);
     }
@@ -74,9 +68,7 @@ void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, 
     const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
     kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
     if (!pooled.indices) return;
-    // An index is moved as the float of the same bits.
-    kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(indices.data()), nr, windows, count,
-                                        reinterpret_cast<float*>(pooled.indices + to), plane, windows);
+    transpose_indices(indices.data(), nr, windows, count, pooled.indices + to, plane, windows);
 }
 
 }  // namespace

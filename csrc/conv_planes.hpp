@@ -26,8 +26,8 @@ constexpr index_t most_filters = 10;  // of a group
 /// The same for the weight gradient: 1.4 to 3 times.
 inline bool weight_suits_planes(const ConvShape& s) { return s.cg() <= 4 && s.kg() <= most_filters; }
 
-/// The gradient (oh, ow) of one channel of one image: where it lies, or made in `buffer`. A vector
-/// behind it must be readable, as in the buffer.
+/// The gradient (oh, ow) of one channel of one image: where it lies, or made in `buffer`. A vector behind it must
+/// be readable, as it is in the buffer.
 template <class T>
 using PlaneOfDy = std::function<const T*(index_t image, index_t channel, T* buffer)>;
 

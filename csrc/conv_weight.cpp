@@ -135,11 +135,6 @@ void backward_weight(const ConvShape& s, const PackDy<T>& pack_dy, const T* x, T
     });
 }
 
-template <class T>
-index_t batch_of(const ConvShape& s, Algorithm algorithm) {
-    return algorithm == Algorithm::automatic && winograd_weight_tile(s, algorithm) == 0 ? images_by_batch<T>(s) : 0;
-}
-
 /// Adds what gradients(dweight, dbias) makes of other images.
 template <class T, class Gradients>
 void add_gradients(const ConvShape& s, T* dweight, T* dbias, const Gradients& gradients) {
@@ -156,7 +151,7 @@ template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    if (const index_t batch = batch_of<T>(shape, algorithm)) {
+    if (const index_t batch = images_by_batch<T>(shape, algorithm, winograd_weight_tile(shape, algorithm))) {
         conv2d_backward_weight_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, x, dweight, dbias);
         if (batch == shape.n) return;
         add_gradients(shape, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
@@ -198,7 +193,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const int tile = winograd_tile(conv, Algorithm::automatic);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
-    const index_t batch = tile == 0 && windows_inside(pool) ? images_by_batch<T>(conv) : 0;
+    const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, &pool, y, indices);
         if (batch == conv.n) return;
@@ -253,7 +248,8 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
                                             const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
-    if (const index_t batch = batch_of<T>(conv, Algorithm::automatic)) {
+    const Algorithm automatic = Algorithm::automatic;
+    if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_tile(conv, automatic))) {
         conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, indices, x, dweight, dbias);
         if (batch == conv.n) return;
         add_gradients(conv, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
@@ -326,9 +322,7 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
         Scratch<T> gradients(windows * nr);
         Scratch<std::int32_t> at(windows * nr);
         kernel.pack_transposed(dy + from, plane, count, windows, gradients.data(), nr, nr);
-        // An index is moved as the float of the same bits; behind the last channel, gradients are 0.
-        kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(indices + from), plane, count, windows,
-                                            reinterpret_cast<float*>(at.data()), nr, nr);
+        transpose_indices(indices + from, plane, count, windows, at.data(), nr, nr);  // behind the last channel, gradients are 0
         for (index_t y = strip.row; y < strip.row + strip.rows; ++y, packed += width * nr) {
             const index_t window = (y / pool.kernel.h - begin) * pool.ow;
             kernel.unpool_pixels(pool.ow, pool.kernel.w, gradients.data() + window * nr, at.data() + window * nr,

@@ -126,23 +126,15 @@ bool windows_inside(const PoolShape& s) {
 
 template <class T>
 void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y, std::int32_t* indices) {
-    std::vector<index_t> offsets;
-    std::vector<std::int32_t> codes;
-    for (index_t r = 0; r < s.kernel.h; ++r) {
-        for (index_t t = 0; t < s.kernel.w; ++t) {
-            offsets.push_back(r * s.dilation.h * pitch + t * s.dilation.w);
-            codes.push_back(static_cast<std::int32_t>(r * s.dilation.h * s.w + t * s.dilation.w));
-        }
-    }
+    const WindowTaps taps(s, pitch, 1);
     const auto max_pool_row = kernels_of<T>().max_pool_row[s.stride.w];
-    const int taps = static_cast<int>(codes.size());
-    const double plane_ns = static_cast<double>(s.oh * s.ow * taps) * element_ns;
+    const double plane_ns = static_cast<double>(s.oh * s.ow * taps.count()) * element_ns;
     parallel_for_range(s.n * s.c, plane_ns, [&](index_t begin, index_t end) {
         const T* const y_end = y + end * s.oh * s.ow;
         for (index_t row = begin * s.oh; row < end * s.oh; ++row) {
             const index_t oy = row % s.oh, top = oy * s.stride.h;
-            max_pool_row(taps, x + (row / s.oh * s.h + top) * pitch, offsets.data(), codes.data(), nullptr, s.ow,
-                         y + row * s.ow, y_end, top * s.w, s.stride.w, nullptr,
+            max_pool_row(taps.count(), x + (row / s.oh * s.h + top) * pitch, taps.offsets.data(), taps.codes.data(),
+                         nullptr, s.ow, y + row * s.ow, y_end, top * s.w, s.stride.w, nullptr,
                          indices ? indices + row * s.ow : nullptr, true);
         }
     });

@@ -1,6 +1,10 @@
 // Max pooling and unpooling, forward and backward.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
+#include "dispatch.hpp"
 #include "shape.hpp"
 
 namespace npconv {
@@ -11,6 +15,30 @@ namespace npconv {
 /// `Index` is index_t, or std::int32_t where a plane has fewer than 2**31 pixels.
 template <class T, class Index>
 void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, Index* indices, bool relu = false);
+
+/// The taps of a window: where each lies from the first on, in memory with `row` elements from row to row and `column`
+/// from pixel to pixel, and in its plane of s.w pixels a row.
+struct WindowTaps {
+    std::vector<index_t> offsets;
+    std::vector<std::int32_t> codes;
+
+    WindowTaps(const PoolShape& s, index_t row, index_t column) {
+        for (index_t r = 0; r < s.kernel.h; ++r) {
+            for (index_t t = 0; t < s.kernel.w; ++t) {
+                offsets.push_back(r * s.dilation.h * row + t * s.dilation.w * column);
+                codes.push_back(static_cast<std::int32_t>(r * s.dilation.h * s.w + t * s.dilation.w));
+            }
+        }
+    }
+    int count() const { return static_cast<int>(codes.size()); }
+};
+
+/// pack_transposed of indices, which are moved as floats of the same bits.
+inline void transpose_indices(const std::int32_t* src, index_t ld_src, index_t rows, index_t columns, std::int32_t* dst,
+                              index_t ld_dst, index_t width) {
+    kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(src), ld_src, rows, columns,
+                                        reinterpret_cast<float*>(dst), ld_dst, width);
+}
 
 /// Whether no window reaches beyond the image.
 bool windows_inside(const PoolShape& shape);

@@ -109,7 +109,8 @@ def conv2d_relu_max_pool2d_backward(
     Raises
     ------
     TypeError, ValueError
-        As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.
+        As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.  An index that no pixel
+        of the convolution has is refused, or no gradient goes there.
     """
     op = "conv2d_relu_max_pool2d_backward"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)

@@ -322,7 +322,7 @@ void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolSha
         Scratch<T> gradients(windows * nr);
         Scratch<std::int32_t> at(windows * nr);
         kernel.pack_transposed(dy + from, plane, count, windows, gradients.data(), nr, nr);
-        transpose_indices(indices + from, plane, count, windows, at.data(), nr, nr);  // behind the last channel, gradients are 0
+        transpose_indices(indices + from, plane, count, windows, at.data(), nr, nr);
         for (index_t y = strip.row; y < strip.row + strip.rows; ++y, packed += width * nr) {
             const index_t window = (y / pool.kernel.h - begin) * pool.ow;
             kernel.unpool_pixels(pool.ow, pool.kernel.w, gradients.data() + window * nr, at.data() + window * nr,

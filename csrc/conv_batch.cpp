@@ -128,6 +128,26 @@ index_t tiles_of(index_t channels, index_t groups) {
     return std::clamp<index_t>(ceil_div(get_num_threads(), groups), least, most);
 }
 
+/// How groups of images are dealt to tasks: a whole one each, as long as every thread gets one; where fewer are left
+/// than there are threads, each in parts.
+class Deal {
+   public:
+    Deal(index_t groups, index_t most_parts) : whole_(groups - groups % get_num_threads()), rest_(groups - whole_) {
+        parts_ = std::clamp<index_t>(get_num_threads() / std::max<index_t>(rest_, 1), 1, most_parts);
+    }
+    struct Share {
+        index_t group, part, parts;
+    };
+    index_t tasks() const { return whole_ + rest_ * parts_; }
+    Share share(index_t task) const {
+        if (task < whole_) return {task, 0, 1};
+        return {whole_ + (task - whole_) / parts_, (task - whole_) % parts_, parts_};
+    }
+
+   private:
+    index_t whole_, rest_, parts_;
+};
+
 double work_ns(const ConvShape& s, index_t tasks) {
     return static_cast<double>(s.n * s.oh * s.ow * s.k) * static_cast<double>(s.c * s.kh * s.kw) * fma_ns /
            static_cast<double>(tasks);
@@ -150,9 +170,10 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
                                rows);
     }
 
-    const index_t parts = std::clamp<index_t>(get_num_threads() / groups, 1, tiles);
-    parallel_for(groups * parts, work_ns(s, groups * parts), [&](index_t task) {
-        const index_t first = task / parts * lanes, part = task % parts, count = std::min(lanes, s.n - first);
+    const Deal deal(groups, tiles);
+    parallel_for(deal.tasks(), work_ns(s, deal.tasks()), [&](index_t task) {
+        const auto [group, part, parts] = deal.share(task);
+        const index_t first = group * lanes, count = std::min(lanes, s.n - first);
         const index_t most = ceil_div(s.k, tiles);
         Scratch<T> in(s.c * padded.plane()), sums(most * plane_stride<T>(pixels));
         Scratch<T> maxima(pool ? most * results * lanes : 0);
@@ -214,9 +235,10 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const T* wei
         }
     }
 
-    const index_t parts = std::clamp<index_t>(get_num_threads() / groups, 1, tiles);
-    parallel_for(groups * parts, work_ns(s, groups * parts), [&](index_t task) {
-        const index_t first = task / parts * lanes, part = task % parts, count = std::min(lanes, s.n - first);
+    const Deal deal(groups, tiles);
+    parallel_for(deal.tasks(), work_ns(s, deal.tasks()), [&](index_t task) {
+        const auto [group, part, parts] = deal.share(task);
+        const index_t first = group * lanes, count = std::min(lanes, s.n - first);
         Scratch<T> gradients(s.k * plane_stride<T>(s.oh * s.ow)), sums(ceil_div(s.c, tiles) * in_plane);
         turn_over_gradients(s, dy, first, count, 0, s.k, gradients.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
@@ -260,10 +282,10 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
     const Padded padded(s, lanes);
     const std::vector<index_t> offsets = tap_offsets(s, padded);
     const index_t splits = std::min<index_t>(groups, 64);
-    const index_t parts = std::clamp<index_t>(get_num_threads() / splits, 1, ceil_div(s.k, 4));
+    const Deal deal(splits, ceil_div(s.k, 4));
     Scratch<T> partials(splits * size);
-    parallel_for(splits * parts, work_ns(s, splits * parts), [&](index_t task) {
-        const index_t split = task / parts, part = task % parts;
+    parallel_for(deal.tasks(), work_ns(s, deal.tasks()), [&](index_t task) {
+        const auto [split, part, parts] = deal.share(task);
         const index_t k0 = share_begin(part, parts, s.k), filters = share_begin(part + 1, parts, s.k) - k0;
         T* const sums = partials.data() + split * size + k0 * (count_of_taps + 1);
         std::fill(sums, sums + filters * (count_of_taps + 1), T(0));

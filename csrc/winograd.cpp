@@ -33,12 +33,17 @@ class PixelBlock {
     };
     std::vector<Piece> pieces;
 
-    /// For each tile, for each of its pixels, where it is. Pixels outside the image have one place behind all others.
-    std::vector<index_t> offsets;
+    /// Where the pixels of a tile are: offsets[e] behind `first`. Those outside the image have one place behind all
+    /// others.
+    struct Tile {
+        index_t first;
+        const index_t* offsets;
+    };
 
+    PixelBlock(const PixelBlock&) = delete;  // tiles point into it
+    PixelBlock& operator=(const PixelBlock&) = delete;
     PixelBlock(const Block& block, index_t tile_rows, int tile, int size, index_t origin_v, index_t origin_h,
-               index_t height, index_t width, int nr)
-        : pixels_of_tile_(size * size) {
+               index_t height, index_t width, int nr) {
         std::vector<Strip> strips;
         cut_into_strips(block, tile_rows, strips);
         const index_t left = std::clamp<index_t>(origin_h + block.col_begin * tile, 0, width);
@@ -50,18 +55,31 @@ class PixelBlock {
             pieces.push_back({{strip.image, top, bottom - top, 0}, left, right - left, pixels_});
             pixels_ += (bottom - top) * (right - left);
         }
-        offsets.reserve(static_cast<std::size_t>(block.rows() * block.width() * size * size));
+        // Tiles within the image share a list of offsets; each of the others has its own.
+        const auto count = static_cast<std::size_t>(block.rows() * block.width()), elements = std::size_t(size * size);
+        tiles_.reserve(count);
+        offsets_.resize((count + 1) * elements);  // enough for all: they must not move
+        index_t* list = offsets_.data();
+        for (index_t y = 0; y < size; ++y) {
+            for (index_t x = 0; x < size; ++x) *list++ = (y * (right - left) + x) * nr;
+        }
         for (std::size_t i = 0; i < strips.size(); ++i) {
             const Piece& piece = pieces[i];
             for (index_t ty = strips[i].row; ty < strips[i].row + strips[i].rows; ++ty) {
+                const index_t top = origin_v + ty * tile - piece.strip.row;
+                const bool rows_inside = top >= 0 && top + size <= piece.strip.rows;
                 for (index_t tx = block.col_begin; tx < block.col_end; ++tx) {
-                    const index_t top = origin_v + ty * tile - piece.strip.row;
                     const index_t left_of_tile = origin_h + tx * tile - left;
+                    if (rows_inside && left_of_tile >= 0 && left_of_tile + size <= piece.width) {
+                        tiles_.push_back({(piece.first + top * piece.width + left_of_tile) * nr, offsets_.data()});
+                        continue;
+                    }
+                    tiles_.push_back({0, list});
                     for (index_t y = top; y < top + size; ++y) {
-                        const bool row_inside = y >= 0 && y < piece.strip.rows;
+                        const index_t row = piece.first + y * piece.width;
+                        const index_t width_inside = y >= 0 && y < piece.strip.rows ? piece.width : 0;
                         for (index_t x = left_of_tile; x < left_of_tile + size; ++x) {
-                            const bool inside = row_inside && x >= 0 && x < piece.width;
-                            offsets.push_back((inside ? piece.first + y * piece.width + x : pixels_) * nr);
+                            *list++ = (x >= 0 && x < width_inside ? row + x : pixels_) * nr;
                         }
                     }
                 }
@@ -70,8 +88,7 @@ class PixelBlock {
     }
 
     index_t pixels() const { return pixels_; }
-    index_t tiles() const { return static_cast<index_t>(offsets.size()) / pixels_of_tile_; }
-    const index_t* offsets_of(index_t tile) const { return offsets.data() + tile * pixels_of_tile_; }
+    const std::vector<Tile>& tiles() const { return tiles_; }
 
     /// Calls f(piece, row, rows) for runs of pixels that are contiguous in the planes of an image of this width, too.
     template <class F>
@@ -83,7 +100,9 @@ class PixelBlock {
     }
 
    private:
-    index_t pixels_ = 0, pixels_of_tile_;
+    index_t pixels_ = 0;
+    std::vector<Tile> tiles_;
+    std::vector<index_t> offsets_;
 };
 
 /// Channels of some planes, turned over and transformed: to[steps[e] + t*ld + c] for element e of tile t.
@@ -104,8 +123,10 @@ void transform_pixels(const PixelBlock& block, const T* planes, index_t image_st
             kernel.pack_transposed(from, height * width, count, rows * piece.width,
                                    packed.data() + (piece.first + y * piece.width) * nr, nr, columns);
         });
-        for (index_t t = 0; t < block.tiles(); ++t) {
-            transform(packed.data(), block.offsets_of(t), columns, to + t * ld + c, steps.data(), nullptr);
+        T* to_tile = to + c;
+        for (const PixelBlock::Tile& tile : block.tiles()) {
+            transform(packed.data() + tile.first, tile.offsets, columns, to_tile, steps.data(), nullptr);
+            to_tile += ld;
         }
     }
 }
@@ -141,19 +162,6 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
         for (index_t j = 0; j < channels; ++j) {
             kernel.winograd[tile].filter(raw.data() + j * 9 * nr, taps, columns, to + (i + j) * nr, steps, nullptr);
         }
-    }
-}
-
-/// sums[j] += the sum of pixels[i*nr + j] over all i; four at a time, because each addition waits for the one before.
-template <class T>
-void add_pixels(const T* pixels, index_t count, int nr, T* sums) {
-    for (; count >= 4; count -= 4, pixels += 4 * nr) {
-        for (int j = 0; j < nr; ++j) {
-            sums[j] += (pixels[j] + pixels[nr + j]) + (pixels[2 * nr + j] + pixels[3 * nr + j]);
-        }
-    }
-    for (; count > 0; --count, pixels += nr) {
-        for (int j = 0; j < nr; ++j) sums[j] += pixels[j];
     }
 }
 
@@ -273,7 +281,6 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
                          pixel_steps, ld);
 
         Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
-        if (c.out_channels % nr > 0) weights.clear();  // columns behind the last channel are computed, too
         T bias[max_tile_columns] = {};
         for (index_t panel = share_begin(part, parts, panels); panel < share_begin(part + 1, parts, panels); ++panel) {
             const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
@@ -294,9 +301,11 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
             const index_t channel = group * c.out_channels + m;
             if (c.bias) std::copy(c.bias + channel, c.bias + channel + count, bias);
             for (index_t i = 0; scatter && i <= out.pixels(); ++i) std::copy(bias, bias + nr, image.data() + i * nr);
-            for (index_t t = 0; t < tiles; ++t) {
-                const auto transform = scatter ? transforms.input_gradient : transforms.output;
-                transform(sums.data() + t * nr, sum_steps.data(), count, image.data(), out.offsets_of(t), bias);
+            const auto transform = scatter ? transforms.input_gradient : transforms.output;
+            const T* sums_of_tile = sums.data();
+            for (const PixelBlock::Tile& to : out.tiles()) {
+                transform(sums_of_tile, sum_steps.data(), count, image.data() + to.first, to.offsets, bias);
+                sums_of_tile += nr;
             }
             out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
                 T* const to = c.out + (piece.strip.image * c.groups * c.out_channels + channel) * out_plane +
@@ -345,7 +354,6 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
         const index_t c0 = share_begin(c_chunk, c_chunks, cg), channels = share_begin(c_chunk + 1, c_chunks, cg) - c0;
         const index_t k0 = share_begin(k_chunk, k_chunks, kg), filters = share_begin(k_chunk + 1, k_chunks, kg) - k0;
         Scratch<T> pixels(elements * x_step), gradients(elements * dy_step), sums(elements * sum_step);
-        if (filters % nr > 0) gradients.clear();  // columns behind the last channel are computed, too
         T bias_sum[gradient_channels + max_tile_columns] = {};
 
         const index_t first = share_begin(split, splits, grid.blocks());
@@ -366,12 +374,16 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
                             packed.data() + piece.first * nr);
                 }
                 std::fill(outside, outside + nr, T(0));
-                for (index_t t = 0; t < tiles; ++t) {
-                    kernel.winograd[tile].output_gradient(packed.data(), out.offsets_of(t), count,
-                                                          gradients.data() + t * ld_dy + k, dy_steps.data(), nullptr);
+                T* gradient = gradients.data() + k;
+                for (const PixelBlock::Tile& from : out.tiles()) {
+                    kernel.winograd[tile].output_gradient(packed.data() + from.first, from.offsets, count, gradient,
+                                                          dy_steps.data(), nullptr);
+                    gradient += ld_dy;
                 }
-                if (dbias && c_chunk == 0) {
-                    add_pixels(packed.data(), out.pixels(), nr, bias_sum + k);
+                if (dbias && c_chunk == 0) {  // the product with ones
+                    const T one = 1;
+                    const index_t same = 0;
+                    kernel.row_gemm_tile[1](out.pixels(), 1, &one, &same, 0, packed.data(), nr, bias_sum + k, nr, true);
                 }
             }
 

@@ -105,9 +105,13 @@ NPCONV_NOINLINE void transpose_part(const T* src, index_t ld_src, index_t rows, 
                                     index_t width, const T* end) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
-    typename S::Vector square[lanes] = {};
-    for (int i = 0; i < lanes && i < rows; ++i, src += ld_src) {
-        square[i] = columns >= lanes ? S::load(src) : S::load_part(src, columns);
+    typename S::Vector square[lanes];
+    for (int i = 0; i < lanes; ++i, src += ld_src) {
+        if (i >= rows) {
+            square[i] = typename S::Vector{};
+        } else {
+            square[i] = columns >= lanes ? S::load(src) : S::load_part(src, columns);
+        }
     }
     transpose_square<T, Bytes>(square);
     for (int j = 0; j < lanes && j < columns; ++j, dst += ld_dst) {

@@ -28,19 +28,35 @@ template <class T>
 struct Phase {
     const Correlation<T>& c;
     SlabLayout layout;
-    std::vector<index_t> offsets;
-    std::vector<T> weights;
+    index_t run_length = 1;        // taps that lie one below the other in the slab
+    std::vector<index_t> offsets;  // of the first tap of each run
+    std::vector<T> weights;        // run by run, for every output channel
 
     Phase(const Correlation<T>& correlation, index_t block_rows)
-        : c(correlation),
-          layout(c.v, c.h, block_rows, c.h.out),
-          offsets(slab_offsets(layout, c.v, c.h, c.in_channels)),
-          weights(static_cast<std::size_t>(c.groups * c.out_channels * count())) {
+        : c(correlation), layout(c.v, c.h, block_rows, c.h.out) {
+        std::vector<Tap> column = c.v.taps;
+        std::sort(column.begin(), column.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
+        const auto taps = static_cast<index_t>(column.size());
+        const auto apart = [&](const Tap& a, const Tap& b) {
+            return layout.tap_offset(b, c.h.taps[0]) - layout.tap_offset(a, c.h.taps[0]) != layout.width();
+        };
+        const bool gaps = std::adjacent_find(column.begin(), column.end(), apart) != column.end();
+        if (!gaps && taps <= longest_run) run_length = taps;
         for (index_t i = 0; i < c.groups * c.out_channels; ++i) {
-            pack_weights(c, i / c.out_channels, i % c.out_channels, 1, 1, weights.data() + i * count());
+            const T* const filter = c.weight + i / c.out_channels * c.weight_group + i % c.out_channels * c.weight_m;
+            for (index_t channel = 0; channel < c.in_channels; ++channel) {
+                for (const Tap& h : c.h.taps) {
+                    for (index_t t = 0; t < taps; ++t) {
+                        const Tap& v = column[static_cast<std::size_t>(t)];
+                        weights.push_back(filter[channel * c.weight_c + v.index * c.kw + h.index]);
+                        if (i > 0 || t % run_length > 0) continue;
+                        offsets.push_back(channel * layout.channel_stride() + layout.tap_offset(v, h));
+                    }
+                }
+            }
         }
     }
-    index_t count() const { return static_cast<index_t>(offsets.size()); }
+    index_t runs() const { return static_cast<index_t>(offsets.size()); }
 
     /// Rows [row, row + rows) of the results of one image and group. The slab is read once for each tap and output
     /// channel; the sums of several rows are in registers at a time.
@@ -57,9 +73,10 @@ struct Phase {
             const index_t channel = group * c.out_channels + m;
             T* to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
                     (c.v.first + row * c.v.step) * c.out_w + c.h.first;
-            kernels_of<T>().weighted_rows(count(), slab, offsets.data(), weights.data() + channel * count(),
-                                          c.bias ? c.bias[channel] : T(0), rows, layout.width(), c.h.out,
-                                          direct ? to : buffer, direct ? c.v.step * c.out_w : c.h.out);
+            kernels_of<T>().weighted_rows[run_length](runs(), slab, offsets.data(),
+                                                      weights.data() + channel * runs() * run_length,
+                                                      c.bias ? c.bias[channel] : T(0), rows, layout.width(), c.h.out,
+                                                      direct ? to : buffer, direct ? c.v.step * c.out_w : c.h.out);
             for (index_t y = 0; !direct && y < rows; ++y, to += c.v.step * c.out_w) {
                 for (index_t x = 0; x < c.h.out; ++x) to[x * c.h.step] = buffer[y * c.h.out + x];
             }
@@ -87,7 +104,7 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
         parts.emplace_back(c, block_rows);
         slab_size = std::max(slab_size, parts.back().layout.size(in_channels));
         if (c.h.step > 1) buffer_size = std::max(buffer_size, block_rows * c.h.out);
-        block_ns += static_cast<double>(block_rows * c.h.out * c.out_channels * parts.back().count()) * 2 * fma_ns;
+        block_ns += static_cast<double>(block_rows * c.h.out * c.out_channels * c.reduction()) * 2 * fma_ns;
     }
     const index_t blocks = ceil_div(most_rows, block_rows), all = images * groups * blocks;
     const index_t grain = static_cast<index_t>(4 * thread_ns / block_ns) + 1;  // blocks that share their scratch

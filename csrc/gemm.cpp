@@ -15,15 +15,16 @@ constexpr index_t rows_block = 224;
 constexpr index_t columns_block = 512;
 constexpr index_t reduction_block = 256;
 
-/// dst[k*width + i] = element (k, first + i) of a matrix whose rows run along the reduction, for i < count. What is
-/// behind, up to a vector beyond the last row, is anything.
+/// dst[k*width + i] = element (k, first + i) of a matrix whose rows run along the reduction, for i < count, and 0 for
+/// count <= i < width. Up to a vector behind the last row is written.
 template <class T>
 void pack(const Matrix<T>& matrix, index_t k, index_t kc, index_t first, index_t count, index_t width, T* dst) {
     if (matrix.transposed) {  // the reduction is contiguous
         kernels_of<T>().pack_transposed(matrix.data + first * matrix.ld + k, matrix.ld, count, kc, dst, width, width);
     } else {
         const T* const from = matrix.data + k * matrix.ld + first;
-        kernels_of<T>().copy_rows(from, from + (kc - 1) * matrix.ld + count, matrix.ld, 1, kc, count, dst, width);
+        kernels_of<T>().copy_rows(from, from + (kc - 1) * matrix.ld + count, matrix.ld, 1, kc, count, 0, T(0), dst,
+                                  width);
     }
 }
 
@@ -70,7 +71,6 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
     const int nr = kernel.nr;
     const index_t n = block.n, depth = std::min(block.k_end - block.k_begin, reduction_block);
     Scratch<T> b_packed(depth * nr + max_tile_columns);  // copy_rows writes whole vectors
-    b_packed.clear();                                    // columns behind the last are computed, too
     Scratch<index_t> b_row(depth);
     for (index_t i = 0; i < depth; ++i) b_row[i] = i * nr;
     index_t a_row[max_tile_rows];

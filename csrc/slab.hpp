@@ -234,16 +234,9 @@ class SlabLayout {
         const index_t top = std::clamp<index_t>(-y0, 0, rows);
         const index_t bottom = std::clamp<index_t>(floor_div(v_.in - 1 - phase_v, v_.stride) + 1 - y0, top, rows);
         const T* src = image + ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
-        kernels_of<T>().copy_rows(src, image + v_.in * h_.in, v_.stride * h_.in, h_.stride, bottom - top, right - left,
-                                  dst + top * width_ + left, width_);
-        // The padding comes last: copy_rows writes beyond the ends of rows.
         std::fill(dst, dst + top * width_, pad_value);
-        if (left > 0 || right < width_) {
-            for (index_t y = top; y < bottom; ++y) {
-                std::fill(dst + y * width_, dst + y * width_ + left, pad_value);
-                std::fill(dst + y * width_ + right, dst + (y + 1) * width_, pad_value);
-            }
-        }
+        kernels_of<T>().copy_rows(src, image + v_.in * h_.in, v_.stride * h_.in, h_.stride, bottom - top, right - left,
+                                  left, pad_value, dst + top * width_, width_);
         std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
     }
 

@@ -23,6 +23,9 @@ struct Segment {
 constexpr int max_tile_rows = 14;
 constexpr int max_tile_columns = 32;
 
+/// How many taps, one below the other, are met together at most.
+constexpr int longest_run = 7;
+
 /// The transforms of Winograd's algorithm, of `columns` small square matrices at a time: element e of matrix j is read
 /// at src[from[e] + j] and written to dst[to[e] + j], with bias[j] added where there is a bias. Whole vectors are read
 /// and written. With output tiles of M x M, (M + 2) x (M + 2) elements stand for a tile between the transforms.
@@ -100,10 +103,10 @@ struct TypedKernels {
     void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
                             index_t width);
 
-    /// dst[y*ld_dst + x] = src[y*ld_src + x*stride] for y < rows, x < n. Nothing at or behind src_end is read; up to
-    /// `lanes` elements behind the end of each row are written.
-    void (*copy_rows)(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst,
-                      index_t ld_dst);
+    /// dst[y*ld_dst + left + x] = src[y*ld_src + x*stride] for y < rows, x < n; the rest of each row of ld_dst elements
+    /// is `pad`. Nothing at or behind src_end is read; up to `lanes` elements behind the last row are written.
+    void (*copy_rows)(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n,
+                      index_t left, T pad, T* dst, index_t ld_dst);
 
     /// For each j < n: y[j] = the first largest (or last NaN) of x[offset[t] + j*stride], stride 1 or 2 (the index of
     /// the table), and index[j] = base + j*step + code[t] of that tap; where every tap is minus infinity, of the
@@ -125,10 +128,10 @@ struct TypedKernels {
     void (*unpool_pixels)(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first,
                           T* out);
 
-    /// y[i*ld_y + j] = bias + the sum over t < count of weight[t] * x[offset[t] + i*ld_x + j], for i < rows and j < n.
-    /// Whole vectors of x are read.
-    void (*weighted_rows)(index_t count, const T* x, const index_t* offset, const T* weight, T bias, index_t rows,
-                          index_t ld_x, index_t n, T* y, index_t ld_y);
+    /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * x[offset[r] + (i + t)*ld_x + j],
+    /// for i < rows and j < n. The index of the table is `run`. Whole vectors of x are read.
+    void (*weighted_rows[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
+                                           index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y);
 
     /// The way back: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] * x[offset[t] + i*ld_x +
     /// j], for p < planes. Whole vectors are read.

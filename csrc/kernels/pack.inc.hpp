@@ -146,24 +146,29 @@ void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns
 }
 
 template <class T, int Bytes>
-void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, T* dst,
-               index_t ld_dst) {
+void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, index_t left,
+               T pad, T* dst, index_t ld_dst) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
+    const auto padding = S::broadcast(pad);
+    // Whole vectors: what is written behind its end, the next piece of a row or the next row writes again.
     for (index_t y = 0; y < rows; ++y, src += ld_src, dst += ld_dst) {
+        for (index_t x = 0; x < left; x += lanes) S::store(dst + x, padding);
         for (index_t x = 0; x < n; x += lanes) {
-            const T* from = src + x * stride;
-            if (stride == 1 && src_end - from >= lanes) {
-                S::store(dst + x, S::load(from));
+            const T* const from = src + x * stride;
+            T* const to = dst + left + x;
+            if (stride == 1) {
+                S::store(to, src_end - from >= lanes ? S::load(from) : S::load_part(from, n - x));
             } else if (stride == 2 && src_end - from >= 2 * lanes) {
-                S::store(dst + x, S::even(S::load(from), S::load(from + lanes)));
+                S::store(to, S::even(S::load(from), S::load(from + lanes)));
             } else if (stride == 4 && src_end - from >= 4 * lanes) {
-                S::store(dst + x, S::even(S::even(S::load(from), S::load(from + lanes)),
-                                          S::even(S::load(from + 2 * lanes), S::load(from + 3 * lanes))));
+                S::store(to, S::even(S::even(S::load(from), S::load(from + lanes)),
+                                     S::even(S::load(from + 2 * lanes), S::load(from + 3 * lanes))));
             } else {
-                for (index_t i = 0; i < lanes && x + i < n; ++i) dst[x + i] = from[i * stride];
+                for (index_t i = 0; i < lanes && x + i < n; ++i) to[i] = from[i * stride];
             }
         }
+        for (index_t x = left + n; x < ld_dst; x += lanes) S::store(dst + x, padding);
     }
 }
 

@@ -7,22 +7,32 @@
 namespace npconv {
 namespace {
 
-/// Rows in blocks of R, what is left of them in blocks of half as many, and so on.
-template <class T, int Bytes, int R>
-void weighted_rows(index_t count, const T* x, const index_t* offset, const T* weight, T bias, index_t rows,
-                   index_t ld_x, index_t n, T* y, index_t ld_y) {
+/// Rows in blocks of R, what is left of them in blocks of half as many, and so on. A pixel is loaded once for all the
+/// taps of a run, which meet it on behalf of one row after the other.
+template <class T, int Bytes, int Run, int R>
+void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, index_t rows, index_t ld_x,
+                   index_t n, T* y, index_t ld_y) {
     using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
     for (; rows >= R; rows -= R, x += R * ld_x, y += R * ld_y) {
         for (index_t j = 0; j < n; j += lanes) {
-            typename S::Vector sum[R];
+            Vector sum[R];
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) sum[r] = S::broadcast(bias);
-            for (index_t t = 0; t < count; ++t) {
-                const T* const from = x + offset[t] + j;
-                const auto w = S::broadcast(weight[t]);
+            for (index_t i = 0; i < runs; ++i) {
+                const T* const from = x + offset[i] + j;
+                Vector w[Run];
                 NPCONV_UNROLL
-                for (int r = 0; r < R; ++r) sum[r] += w * S::load(from + r * ld_x);
+                for (int t = 0; t < Run; ++t) w[t] = S::broadcast(weight[i * Run + t]);
+                NPCONV_UNROLL
+                for (int row = 0; row < R + Run - 1; ++row) {
+                    const Vector pixels = S::load(from + row * ld_x);
+                    NPCONV_UNROLL
+                    for (int t = 0; t < Run; ++t) {
+                        if (row >= t && row < t + R) sum[row - t] += w[t] * pixels;
+                    }
+                }
             }
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) {
@@ -35,7 +45,7 @@ void weighted_rows(index_t count, const T* x, const index_t* offset, const T* we
         }
     }
     if constexpr (R > 1) {
-        weighted_rows<T, Bytes, R / 2>(count, x, offset, weight, bias, rows, ld_x, n, y, ld_y);
+        weighted_rows<T, Bytes, Run, R / 2>(runs, x, offset, weight, bias, rows, ld_x, n, y, ld_y);
     }
 }
 

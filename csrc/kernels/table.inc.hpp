@@ -23,6 +23,12 @@ constexpr void fill_tiles(TypedKernels<T>& kernels) {
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }
 
+template <class T, int Bytes, int Run>
+constexpr void fill_runs(TypedKernels<T>& kernels) {
+    kernels.weighted_rows[Run] = weighted_rows<T, Bytes, Run, 8>;
+    if constexpr (Run > 1) fill_runs<T, Bytes, Run - 1>(kernels);
+}
+
 template <class T, int Bytes, int MR, int NV>
 constexpr TypedKernels<T> typed_kernels() {
     static_assert(MR <= max_tile_rows && NV * Simd<T, Bytes>::lanes <= max_tile_columns);
@@ -40,7 +46,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.max_pool_row[2] = max_pool_row<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
-    kernels.weighted_rows = weighted_rows<T, Bytes, 8>;
+    fill_runs<T, Bytes, longest_run>(kernels);
     kernels.products_of_rows = products_of_rows<T, Bytes, (MR * NV >= 28 ? 24 : 8)>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;

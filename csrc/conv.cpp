@@ -152,6 +152,7 @@ void correlate_gemm(const Correlation<T>& c) {
                     column_row = packed_row;
                 }
                 const Segment* const to = panels.results(panel);
+                const bool relu = c.relu && k + kc == reduction;
                 const index_t last_tile = share_begin(tile_group + 1, cut.tile_groups, tiles);
                 for (index_t tile = share_begin(tile_group, cut.tile_groups, tiles); tile < last_tile; ++tile) {
                     const index_t m = share_begin(tile, tiles, c.out_channels);
@@ -164,12 +165,12 @@ void correlate_gemm(const Correlation<T>& c) {
                     const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
                     if (panel.results == 1 && c.h.step == 1) {
                         gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns, bias,
-                                  k > 0);
+                                  k > 0, relu);
                     } else {
                         gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr,
-                                  nullptr, false);
-                        kernel.store_columns(tile_buffer, tile_rows, to, panel.results, c.h.step, bias, k > 0, out,
-                                             out_plane);
+                                  nullptr, false, false);
+                        kernel.store_columns(tile_buffer, tile_rows, to, panel.results, c.h.step, bias, k > 0, relu,
+                                             out, out_plane);
                     }
                 }
             }
@@ -228,17 +229,20 @@ ConvShape in_one_row(const ConvShape& s) {
 }
 
 template <class T>
-void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm) {
+void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm,
+                    bool relu) {
     const int tile = winograd_tile(shape, algorithm);
     if (const index_t batch = images_by_batch<T>(shape, algorithm, tile)) {
-        conv2d_forward_by_batch<T>(with_images(shape, batch), x, weight, bias, nullptr, y, nullptr);
+        conv2d_forward_by_batch<T>(with_images(shape, batch), x, weight, bias, relu, nullptr, y, nullptr);
         if (batch == shape.n) return;
         conv2d_forward(with_images(shape, shape.n - batch), x + batch * shape.c * shape.h * shape.w, weight, bias,
-                       y + batch * shape.k * shape.oh * shape.ow, algorithm);
+                       y + batch * shape.k * shape.oh * shape.ow, algorithm, relu);
         return;
     }
     const ConvShape s = in_one_row(shape);
-    correlate(forward_correlation(s, x, weight, bias, y), tile);
+    Correlation<T> correlation = forward_correlation(s, x, weight, bias, y);
+    correlation.relu = relu;
+    correlate(correlation, tile);
 }
 
 template <class T>
@@ -290,8 +294,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
 
 template void correlate(const Correlation<float>&, int);
 template void correlate(const Correlation<double>&, int);
-template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm);
-template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm);
+template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm, bool);
+template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm, bool);
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm, const float*);
 template void conv2d_backward_data(const ConvShape&, const double*, const double*, double*, Algorithm, const double*);
 

@@ -12,10 +12,11 @@ enum class Algorithm { automatic, gemm, winograd2, winograd4 };
 /// The same convolution over images of one long row, if it is one of single pixels: there no row ends within a panel.
 ConvShape in_one_row(const ConvShape& shape);
 
-/// y = x * weight + bias; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k, oh, ow).
+/// y = x * weight + bias, or ReLU of that; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k,
+/// oh, ow).
 template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y,
-                    Algorithm algorithm = Algorithm::automatic);
+                    Algorithm algorithm = Algorithm::automatic, bool relu = false);
 
 /// dx from dy (n, k, oh, ow), and bias (c) added to it unless null: that is transposed convolution.
 template <class T>

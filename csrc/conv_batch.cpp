@@ -156,8 +156,8 @@ double work_ns(const ConvShape& s, index_t tasks) {
 }  // namespace
 
 template <class T>
-void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, const T* bias, const PoolShape* pool,
-                             T* y, std::int32_t* indices) {
+void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, const T* bias, bool relu,
+                             const PoolShape* pool, T* y, std::int32_t* indices) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.k, groups);
     const index_t reduction = s.c * s.kh * s.kw, pixels = s.oh * s.ow, results = pool ? pool->oh * pool->ow : pixels;
@@ -186,7 +186,7 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
                 gemm_tile(reduction, weights.data() + m * reduction, rows,
                           in.data() + padded.at(pixel / s.ow * s.stride.h, pixel % s.ow), offsets.data(),
                           sums.data() + pixel * lanes, plane_stride<T>(pixels), static_cast<int>(lanes),
-                          bias ? bias + m : nullptr, false);
+                          bias ? bias + m : nullptr, false, relu);
             }
             const index_t to = (first * s.k + m) * results, stride = s.k * results;
             if (pool) {
@@ -255,7 +255,7 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const T* wei
                     kernel.gemm_tile[rows]((t1 - t0) * s.k, weights.data() + (c0 * taps + (r * s.kw + t0) * rows) * s.k,
                                            rows, gradients.data() + from * lanes, steps.data(),
                                            sums.data() + pixel * lanes, in_plane, static_cast<int>(lanes), nullptr,
-                                           !empty);
+                                           !empty, false);
                     empty = false;
                 }
                 for (index_t c = 0; empty && c < rows; ++c) {
@@ -323,10 +323,10 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
     }
 }
 
-template void conv2d_forward_by_batch(const ConvShape&, const float*, const float*, const float*, const PoolShape*,
-                                      float*, std::int32_t*);
-template void conv2d_forward_by_batch(const ConvShape&, const double*, const double*, const double*, const PoolShape*,
-                                      double*, std::int32_t*);
+template void conv2d_forward_by_batch(const ConvShape&, const float*, const float*, const float*, bool,
+                                      const PoolShape*, float*, std::int32_t*);
+template void conv2d_forward_by_batch(const ConvShape&, const double*, const double*, const double*, bool,
+                                      const PoolShape*, double*, std::int32_t*);
 template void conv2d_backward_data_by_batch(const ConvShape&, const float*, const float*, float*);
 template void conv2d_backward_data_by_batch(const ConvShape&, const double*, const double*, double*);
 template void conv2d_backward_weight_by_batch(const ConvShape&, const float*, const PoolShape*, const std::int32_t*,

@@ -31,11 +31,11 @@ inline ConvShape with_images(ConvShape s, index_t images) {
     return s;
 }
 
-/// y; or, if `pool` is not null, max pooling of ReLU of it, and `indices` unless they are null. Its windows must lie
-/// inside.
+/// y, or ReLU of it; or, if `pool` is not null, max pooling of ReLU of it, and `indices` unless they are null. Its
+/// windows must lie inside.
 template <class T>
-void conv2d_forward_by_batch(const ConvShape& shape, const T* x, const T* weight, const T* bias, const PoolShape* pool,
-                             T* y, std::int32_t* indices);
+void conv2d_forward_by_batch(const ConvShape& shape, const T* x, const T* weight, const T* bias, bool relu,
+                             const PoolShape* pool, T* y, std::int32_t* indices);
 
 /// dx.
 template <class T>

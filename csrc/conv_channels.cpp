@@ -173,7 +173,8 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
                             const index_t rows = share_begin(tile + 1, tiles, block.width()) - x;
                             const auto gemm_tile =
                                 narrow ? kernel.narrow_pixel_gemm_tile[rows] : kernel.pixel_gemm_tile[rows];
-                            gemm_tile(kc, a + source + y * row_stride + x, a_row.data(), b, sum, bias, k > 0);
+                            gemm_tile(kc, a + source + y * row_stride + x, a_row.data(), b, sum, bias, k > 0,
+                                      c.relu && k + kc == reduction);
                             sum += rows * nr;
                         }
                     }

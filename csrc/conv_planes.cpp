@@ -73,10 +73,10 @@ struct Phase {
             const index_t channel = group * c.out_channels + m;
             T* to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
                     (c.v.first + row * c.v.step) * c.out_w + c.h.first;
-            kernels_of<T>().weighted_rows[run_length](runs(), slab, offsets.data(),
-                                                      weights.data() + channel * runs() * run_length,
-                                                      c.bias ? c.bias[channel] : T(0), rows, layout.width(), c.h.out,
-                                                      direct ? to : buffer, direct ? c.v.step * c.out_w : c.h.out);
+            kernels_of<T>().weighted_rows[run_length](
+                runs(), slab, offsets.data(), weights.data() + channel * runs() * run_length,
+                c.bias ? c.bias[channel] : T(0), c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,
+                direct ? c.v.step * c.out_w : c.h.out);
             for (index_t y = 0; !direct && y < rows; ++y, to += c.v.step * c.out_w) {
                 for (index_t x = 0; x < c.h.out; ++x) to[x * c.h.step] = buffer[y * c.h.out + x];
             }

@@ -195,7 +195,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
     if (batch > 0) {
-        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, &pool, y, indices);
+        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, indices);
         if (batch == conv.n) return;
         PoolShape rest = pool;
         rest.n = conv.n - batch;

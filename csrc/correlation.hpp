@@ -22,6 +22,7 @@ struct Correlation {
     T* out;
     index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
     bool loose = false;    // whether the rest of a row may be overwritten, too
+    bool relu = false;     // whether the result is ReLU of the sum
 
     index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
     index_t reduction() const { return in_channels * taps(); }

@@ -301,12 +301,15 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
             const index_t channel = group * c.out_channels + m;
             if (c.bias) std::copy(c.bias + channel, c.bias + channel + count, bias);
             for (index_t i = 0; scatter && i <= out.pixels(); ++i) std::copy(bias, bias + nr, image.data() + i * nr);
-            const auto transform = scatter ? transforms.input_gradient : transforms.output;
+            const auto transform = scatter  ? transforms.input_gradient
+                                   : c.relu ? transforms.output_relu
+                                            : transforms.output;
             const T* sums_of_tile = sums.data();
             for (const PixelBlock::Tile& to : out.tiles()) {
                 transform(sums_of_tile, sum_steps.data(), count, image.data() + to.first, to.offsets, bias);
                 sums_of_tile += nr;
             }
+            if (scatter && c.relu) kernel.relu_forward(image.data(), image.data(), out.pixels() * nr);
             out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
                 T* const to = c.out + (piece.strip.image * c.groups * c.out_channels + channel) * out_plane +
                               (piece.strip.row + y) * c.out_w + piece.col;
@@ -397,7 +400,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
                         const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
                         gemm_tile(tiles, pixels.data() + e * x_step + c, ld_x, gradients.data() + e * dy_step + k,
                                   row_of_dy.data(), sums.data() + e * sum_step + c * ld_dy + k, ld_dy,
-                                  narrow ? kernel.lanes : nr, nullptr, index > first);
+                                  narrow ? kernel.lanes : nr, nullptr, index > first, false);
                     }
                 }
             }

@@ -107,6 +107,60 @@ def test_relu_keeps_the_shape_and_gives_no_negative_zero(rng: np.random.Generato
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(case=conv_cases())
+def test_convolution_and_relu_in_one_give_the_same_bits(dtype: type, case: ConvCase) -> None:
+    x, weight = case.x.astype(dtype), case.weight.astype(dtype)
+    bias = None if case.bias is None else case.bias.astype(dtype)
+    y = functional.conv2d_relu(x, weight, bias, *case.arguments)
+    assert y.tobytes() == npconv.relu(npconv.conv2d(x, weight, bias, *case.arguments)).tobytes()
+    assert_close(y, reference.conv2d_relu(case.x, case.weight, case.bias, *case.arguments), case.reduction)
+
+
+# One for each way of computing a convolution, and for what is left over at its ends.
+WAYS = {
+    "images as lanes, and two left over": ((34, 6, 14, 14), (16, 6, 5, 5), {}),
+    "along the channels": ((2, 40, 19, 21), (48, 40, 3, 3), {"algorithm": "gemm", "padding": 1}),
+    "a reduction in steps": ((1, 128, 9, 33), (7, 128, 3, 3), {"algorithm": "gemm"}),
+    "a kernel larger than a step": ((1, 2, 25, 30), (3, 2, 23, 22), {}),
+    "single pixels": ((2, 300, 7, 9), (33, 300, 1, 1), {}),
+    "strided": ((2, 3, 31, 33), (20, 3, 7, 7), {"stride": 2, "padding": 3}),
+    "depthwise": ((2, 5, 17, 19), (5, 1, 3, 3), {"groups": 5, "padding": 1}),
+    "groups": ((2, 24, 13, 11), (48, 12, 3, 3), {"groups": 2}),
+    "Winograd 2": ((2, 17, 9, 12), (35, 17, 3, 3), {"algorithm": "winograd2", "padding": 1}),
+    "Winograd 4": ((3, 20, 14, 15), (40, 20, 3, 3), {"algorithm": "winograd4"}),
+    "Winograd, whose tiles scatter": ((2, 20, 12, 12), (24, 20, 3, 3), {"algorithm": "winograd4", "padding": 2}),
+    "reflected edges": ((2, 4, 9, 9), (6, 4, 3, 3), {"padding": 2, "padding_mode": "reflect"}),
+    "no images": ((0, 4, 9, 9), (6, 4, 3, 3), {}),
+    "a single image": ((4, 9, 9), (6, 4, 3, 3), {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, np.float16])
+@pytest.mark.parametrize("way", WAYS)
+def test_convolution_and_relu_in_one_in_every_way(dtype: type, way: str, rng: np.random.Generator) -> None:
+    x_shape, weight_shape, options = WAYS[way]
+    x, weight = rng.standard_normal(x_shape).astype(dtype), rng.standard_normal(weight_shape).astype(dtype)
+    bias = rng.standard_normal(len(weight)).astype(dtype)
+    expected = npconv.relu(npconv.conv2d(x, weight, bias, **options))
+    for count in (1, 2, 7):
+        with npconv.threads(count):
+            y = functional.conv2d_relu(x, weight, bias, **options)
+        assert y.dtype == dtype
+        assert y.tobytes() == expected.tobytes()
+    assert (y > 0).sum() < y.size or y.size == 0
+
+
+def test_convolution_and_relu_in_one_let_nan_pass_and_complain_in_their_own_name() -> None:
+    x, weight = np.full((1, 1, 6, 6), np.nan), np.ones((1, 1, 3, 3))
+    assert np.isnan(functional.conv2d_relu(x, weight)).all()
+    assert (functional.conv2d_relu(np.full_like(x, -np.inf), weight) == 0).all()
+    with pytest.raises(ValueError, match="conv2d_relu: bias must have shape"):
+        functional.conv2d_relu(x, weight, np.ones(2))
+    with pytest.raises(ValueError, match="conv2d_relu: the window spans"):
+        functional.conv2d_relu(x, np.ones((1, 1, 7, 3)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @given(case=conv_cases(), pool=pool_cases(), seed=st.integers(0, 9))
 def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
     dtype: type, case: ConvCase, pool: PoolCase, seed: int

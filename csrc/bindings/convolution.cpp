@@ -19,9 +19,10 @@ void require_bias(const char* op, const ConvShape& s, const std::optional<py::ar
 }
 
 py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair stride,
-                 Padding padding, Pair dilation, index_t groups, int algorithm) {
-    const ConvShape s = conv_shape("conv2d", x, weight, stride, padding, dilation, groups);
-    require_bias("conv2d", s, bias);
+                 Padding padding, Pair dilation, index_t groups, int algorithm, bool relu) {
+    const char* const op = relu ? "conv2d_relu" : "conv2d";
+    const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
+    require_bias(op, s, bias);
     return with_type_of(x, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);
@@ -31,7 +32,7 @@ py::array conv2d(const py::array& x, const py::array& weight, const std::optiona
         T* const py = y.mutable_data();
         {
             py::gil_scoped_release nogil;
-            conv2d_forward(s, px, pw, pb, py, static_cast<Algorithm>(algorithm));
+            conv2d_forward(s, px, pw, pb, py, static_cast<Algorithm>(algorithm), relu);
         }
         return y;
     });

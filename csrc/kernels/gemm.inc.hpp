@@ -9,7 +9,7 @@ namespace {
 
 template <class T, int Bytes, int M, int NV>
 void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c, index_t ldc, int n,
-               const T* bias, bool accumulate) {
+               const T* bias, bool accumulate, bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -51,7 +51,7 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
                 } else if (bias) {
                     sum += S::broadcast(bias[i]);
                 }
-                S::store(p, sum);
+                S::store(p, relu ? S::relu(sum) : sum);
             }
         }
     } else {
@@ -69,7 +69,7 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
                 } else if (bias) {
                     sum += bias[i];
                 }
-                c[i * ldc + j] = sum;
+                c[i * ldc + j] = relu && sum <= 0 ? 0 : sum;
             }
         }
     }
@@ -77,7 +77,8 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
 
 /// As wide as `NV` vectors of the panels' `NR` columns.
 template <class T, int Bytes, int M, int NV, int NR>
-void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T* c, const T* bias, bool accumulate) {
+void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T* c, const T* bias, bool accumulate,
+                     bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -102,7 +103,8 @@ void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T
         NPCONV_UNROLL
         for (int i = 0; i < M; ++i) {
             T* const p = c + i * NR + v * lanes;
-            S::store(p, acc[i][v] + (accumulate ? S::load(p) : base));
+            const Vector sum = acc[i][v] + (accumulate ? S::load(p) : base);
+            S::store(p, relu ? S::relu(sum) : sum);
         }
     }
 }

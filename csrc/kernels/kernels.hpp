@@ -36,6 +36,7 @@ struct WinogradTransforms {
     Transform input;            ///< B^T x B: from the pixels that a tile reads
     Transform filter;           ///< G w G^T: from 3 x 3 weights
     Transform output;           ///< A^T y A: to M x M pixels
+    Transform output_relu;      ///< ReLU of that
     Transform output_gradient;  ///< A dy A^T: from M x M pixels
     Transform input_gradient;   ///< B dx B^T, added to the pixels that a tile reads
     Transform filter_gradient;  ///< G^T dw G: to 3 x 3 weights
@@ -55,15 +56,17 @@ struct TypedKernels {
     int mr;     ///< rows of a register tile: output channels, their weights are broadcast
     int nr;     ///< columns of a register tile: pixels, in whole vectors
 
+    // With `relu`, what these kernels store is ReLU of the sum.
+
     /// C[i][j] = base + sum over k < kc of a[k*lda + i] * b[b_row[k] + j], for i < m (the index of the table),
     /// j < n <= nr; base is C[i][j] if `accumulate`, else bias[i] where there is a bias, else nothing.
     /// Whole vectors of b are read, so nr elements must be readable behind each row start.
     void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c,
-                                         index_t ldc, int n, const T* bias, bool accumulate);
+                                         index_t ldc, int n, const T* bias, bool accumulate, bool relu);
 
     /// The same for the last columns of a matrix, n <= lanes: one vector wide.
     void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row,
-                                                T* c, index_t ldc, int n, const T* bias, bool accumulate);
+                                                T* c, index_t ldc, int n, const T* bias, bool accumulate, bool relu);
 
     /// C[i][j] = base + sum over y < rows, x < width of a[a_row[i] + y*ld_a + x] * b[(y*width + x)*ld_b + j], for i < m
     /// (the index of the table), j < nr; base is C[i][j] if `accumulate`, else 0.
@@ -79,11 +82,11 @@ struct TypedKernels {
     /// C[i][j] = base + sum over k < kc of a[a_row[k] + i] * b[k*nr + j], for i < m (the index of the table), j < nr;
     /// base is C[i][j] if `accumulate`, else bias[j] where there is a bias, else nothing. C has rows of nr.
     void (*pixel_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const index_t* a_row, const T* b, T* c,
-                                               const T* bias, bool accumulate);
+                                               const T* bias, bool accumulate, bool relu);
 
     /// The same one vector wide: j < lanes.
     void (*narrow_pixel_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, const index_t* a_row, const T* b, T* c,
-                                                      const T* bias, bool accumulate);
+                                                      const T* bias, bool accumulate, bool relu);
 
     /// dst[k*nr + column ...] = src[src_row[k] + segment.at ...] for each segment. Whole vectors are copied: up to
     /// `lanes` elements behind each segment are read, and behind the last row written.
@@ -97,7 +100,7 @@ struct TypedKernels {
     /// The way of results: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows
     /// and each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.
     void (*store_columns)(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
-                          bool accumulate, T* out, index_t out_plane);
+                          bool accumulate, bool relu, T* out, index_t out_plane);
 
     /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < width.
     void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
@@ -131,7 +134,7 @@ struct TypedKernels {
     /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * x[offset[r] + (i + t)*ld_x + j],
     /// for i < rows and j < n. The index of the table is `run`. Whole vectors of x are read.
     void (*weighted_rows[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
-                                           index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y);
+                                           bool relu, index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y);
 
     /// The way back: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] * x[offset[t] + i*ld_x +
     /// j], for p < planes. Whole vectors are read.

@@ -22,14 +22,16 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
     }
 }
 
-/// to[j] = from[j] + base, or + to[j], for j < n: vectors of Lanes elements, then of half as many, and so on.
+/// to[j] = from[j] + base, or + to[j], or ReLU of that, for j < n: vectors of Lanes elements, then of half as many, and
+/// so on.
 template <class T, int Lanes>
-inline void add_run(const T* from, T base, bool accumulate, int n, T* to) {
+inline void add_run(const T* from, T base, bool accumulate, bool relu, int n, T* to) {
     using S = Simd<T, Lanes* static_cast<int>(sizeof(T))>;
     for (; n >= Lanes; n -= Lanes, from += Lanes, to += Lanes) {
-        S::store(to, S::load(from) + (accumulate ? S::load(to) : S::broadcast(base)));
+        const auto sum = S::load(from) + (accumulate ? S::load(to) : S::broadcast(base));
+        S::store(to, relu ? S::relu(sum) : sum);
     }
-    if constexpr (Lanes > 1) add_run<T, Lanes / 2>(from, base, accumulate, n, to);
+    if constexpr (Lanes > 1) add_run<T, Lanes / 2>(from, base, accumulate, relu, n, to);
 }
 
 template <class T, int Bytes, int NV>
@@ -40,7 +42,7 @@ void add_columns(index_t kc, const T* src, const Segment* segments, int count, T
     for (index_t first = 0; first < apart; ++first) {
         for (index_t k = first; k < kc; k += apart) {
             for (int s = 0; s < count; ++s) {
-                add_run<T, lanes>(src + k * NV * lanes + segments[s].column, T(0), true, segments[s].length,
+                add_run<T, lanes>(src + k * NV * lanes + segments[s].column, T(0), true, false, segments[s].length,
                                   dst + dst_row[k] + segments[s].at);
             }
         }
@@ -49,7 +51,7 @@ void add_columns(index_t kc, const T* src, const Segment* segments, int count, T
 
 template <class T, int Bytes, int NV>
 void store_columns(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
-                   bool accumulate, T* out, index_t out_plane) {
+                   bool accumulate, bool relu, T* out, index_t out_plane) {
     constexpr int lanes = Simd<T, Bytes>::lanes;
     for (index_t i = 0; i < rows; ++i, tile += NV * lanes, out += out_plane) {
         const T base = bias ? bias[i] : T(0);
@@ -57,10 +59,12 @@ void store_columns(const T* tile, index_t rows, const Segment* segments, int cou
             const T* const from = tile + segments[s].column;
             T* const to = out + segments[s].at;
             if (step == 1) {
-                add_run<T, lanes>(from, base, accumulate, segments[s].length, to);
+                add_run<T, lanes>(from, base, accumulate, relu, segments[s].length, to);
             } else {
-                for (int j = 0; j < segments[s].length; ++j)
-                    to[j * step] = from[j] + (accumulate ? to[j * step] : base);
+                for (int j = 0; j < segments[s].length; ++j) {
+                    const T sum = from[j] + (accumulate ? to[j * step] : base);
+                    to[j * step] = relu && sum <= 0 ? 0 : sum;
+                }
             }
         }
     }

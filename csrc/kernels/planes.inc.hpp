@@ -10,8 +10,8 @@ namespace {
 /// Rows in blocks of R, what is left of them in blocks of half as many, and so on. A pixel is loaded once for all the
 /// taps of a run, which meet it on behalf of one row after the other.
 template <class T, int Bytes, int Run, int R>
-void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, index_t rows, index_t ld_x,
-                   index_t n, T* y, index_t ld_y) {
+void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, bool relu, index_t rows,
+                   index_t ld_x, index_t n, T* y, index_t ld_y) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -36,6 +36,7 @@ void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* wei
             }
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) {
+                if (relu) sum[r] = S::relu(sum[r]);
                 if (n - j >= lanes) {
                     S::store(y + r * ld_y + j, sum[r]);
                 } else {
@@ -45,7 +46,7 @@ void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* wei
         }
     }
     if constexpr (R > 1) {
-        weighted_rows<T, Bytes, Run, R / 2>(runs, x, offset, weight, bias, rows, ld_x, n, y, ld_y);
+        weighted_rows<T, Bytes, Run, R / 2>(runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
     }
 }
 

@@ -49,6 +49,9 @@ struct Simd {
     static inline void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
     static inline Vector broadcast(T x) { return x - Vector{}; }  // x - 0, unlike x + 0, keeps the sign of -0
 
+    /// 0 where v <= 0, else v: this way round a NaN passes.
+    static inline Vector relu(Vector v) { return v <= 0 ? Vector{} : v; }
+
     /// The first n < lanes elements; the others are 0.
     static inline Vector load_part(const T* p, index_t n) {
         Vector v = {};

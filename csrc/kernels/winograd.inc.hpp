@@ -90,8 +90,9 @@ inline void contract(const T (&l)[N][K], const Vector* x, Vector* y) {
     }
 }
 
-/// L X L^T (`Expand`) or L^T X L, L being N x K, of as many matrices as there are columns; `Add`: to what is there.
-template <class T, int Bytes, int N, int K, const T (&L)[N][K], bool Expand, bool Add = false>
+/// L X L^T (`Expand`) or L^T X L, L being N x K, of as many matrices as there are columns; `Add`: to what is there;
+/// `Relu`: ReLU of that.
+template <class T, int Bytes, int N, int K, const T (&L)[N][K], bool Expand, bool Add = false, bool Relu = false>
 void winograd_transform(const T* src, const index_t* from, index_t columns, T* dst, const index_t* to, const T* bias) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
@@ -120,7 +121,8 @@ void winograd_transform(const T* src, const index_t* from, index_t columns, T* d
             NPCONV_UNROLL
             for (int j = 0; j < out; ++j) {
                 T* const p = dst + to[i * out + j] + column;
-                S::store(p, y[j] + (Add ? S::load(p) : base));
+                const Vector sum = y[j] + (Add ? S::load(p) : base);
+                S::store(p, Relu ? S::relu(sum) : sum);
             }
         }
     }
@@ -130,9 +132,11 @@ template <class T, int Bytes, int M>
 constexpr WinogradTransforms<T> winograd_transforms() {
     using W = WinogradMatrices<T, M>;
     constexpr int n = M + 2;
-    return {winograd_transform<T, Bytes, n, n, W::bt, true>,        winograd_transform<T, Bytes, n, 3, W::g, true>,
-            winograd_transform<T, Bytes, n, M, W::a, false>,        winograd_transform<T, Bytes, n, M, W::a, true>,
-            winograd_transform<T, Bytes, n, n, W::bt, false, true>, winograd_transform<T, Bytes, n, 3, W::g, false>};
+    return {
+        winograd_transform<T, Bytes, n, n, W::bt, true>, winograd_transform<T, Bytes, n, 3, W::g, true>,
+        winograd_transform<T, Bytes, n, M, W::a, false>, winograd_transform<T, Bytes, n, M, W::a, false, false, true>,
+        winograd_transform<T, Bytes, n, M, W::a, true>,  winograd_transform<T, Bytes, n, n, W::bt, false, true>,
+        winograd_transform<T, Bytes, n, 3, W::g, false>};
 }
 
 }  // namespace

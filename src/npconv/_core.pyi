@@ -20,6 +20,7 @@ def conv2d(
     dilation: _Pair,
     groups: int,
     algorithm: int,
+    relu: bool,
     /,
 ) -> _Array: ...
 def conv2d_backward(

@@ -1,4 +1,4 @@
-"""Neighbouring layers that are run as one: a convolution, ReLU and max pooling."""
+"""Neighbouring layers that are run as one: a convolution and ReLU, and max pooling behind them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from npconv import functional as F
 from npconv.functional._gate import geometry_of
 from npconv.layers import saved
 
-__all__ = ["ConvolutionReluPooling", "fuse"]
+__all__ = ["ConvolutionRelu", "ConvolutionReluPooling", "fuse"]
 
 Array = NDArray[Any]
 
@@ -22,8 +22,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
 
     Wherever a convolution, ReLU and max pooling follow each other (or max pooling and then ReLU, which gives the same),
     one `ConvolutionReluPooling` stands for the three.  Then the largest arrays of a network, those between the three,
-    never leave the cache.  A convolution that pads with other than zeros or wants another algorithm is left as it is,
-    and so is a pooling that returns its indices.
+    never leave the cache.  (Not for a convolution that pads with other than zeros or wants another algorithm, nor for a
+    pooling that returns its indices.)  For any other convolution before ReLU stands a `ConvolutionRelu`.
 
     Parameters
     ----------
@@ -45,7 +45,35 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
             continue
         if conv.padding_mode == "zeros" and conv.algorithm == "auto" and not pool.return_indices:
             steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
+    for i in reversed(range(len(steps) - 1)):
+        if type(steps[i]) is conv_type and type(steps[i + 1]) is relu_type:
+            steps[i : i + 2] = [ConvolutionRelu(*steps[i : i + 2])]
     return steps
+
+
+class ConvolutionRelu:
+    """A convolution and ReLU, run as one, with the numbers of the two; their state stays in them.
+
+    Parameters
+    ----------
+    conv, relu : layers
+    """
+
+    def __init__(self, conv: Any, relu: Any) -> None:
+        self.conv, self.relu = conv, relu
+
+    def forward(self, x: Array) -> Array:
+        """Return ReLU of the convolution of `x`."""
+        conv, x = self.conv, np.asarray(x)
+        options = {"padding_mode": conv.padding_mode, "algorithm": conv.algorithm}
+        y = F.conv2d_relu(x, *conv.weights, *conv.geometry, **options)
+        conv.x, self.relu.y = x, y
+        return y
+
+    def backward(self, dout: Array) -> Array | None:
+        """Return dx, or None without the convolution's `needs_dx`; set its gradients."""
+        dx: Array | None = self.conv.backward(self.relu.backward(dout))
+        return dx
 
 
 class ConvolutionReluPooling:

@@ -477,6 +477,11 @@ def batch_norm_backward(
     return dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None
 
 
+def conv2d_relu(x: Array, weight: Array, bias: Any = None, *convolution: Any, **options: Any) -> Array:
+    """Convolution, then ReLU."""
+    return relu(conv2d(x, weight, bias, *convolution, **options))
+
+
 def conv2d_relu_max_pool2d(x: Array, weight: Array, bias: Any = None, *convolution: Any, **pooling: Any) -> Any:
     """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
     z = relu(conv2d(x, weight, bias, *convolution))

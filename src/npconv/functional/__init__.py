@@ -16,7 +16,7 @@ from npconv.functional.convolution import (
     conv_transpose2d_backward,
 )
 from npconv.functional.dense import affine, affine_backward, linear, linear_backward, relu, relu_backward
-from npconv.functional.fused import conv2d_relu_max_pool2d, conv2d_relu_max_pool2d_backward
+from npconv.functional.fused import conv2d_relu, conv2d_relu_max_pool2d, conv2d_relu_max_pool2d_backward
 from npconv.functional.normalization import (
     batch_norm,
     batch_norm_backward,
@@ -46,6 +46,7 @@ __all__ = [
     "col2im",
     "conv2d",
     "conv2d_backward",
+    "conv2d_relu",
     "conv2d_relu_max_pool2d",
     "conv2d_relu_max_pool2d_backward",
     "conv_output_size",

@@ -87,16 +87,29 @@ def conv2d(
     ----------
     .. [1] A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
     """
-    op = "conv2d"
+    return convolve("conv2d", x, weight, bias, (stride, padding, dilation, groups), padding_mode, algorithm, relu=False)
+
+
+def convolve(
+    op: str,
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    geometry: tuple[IntOrPair, Padding, IntOrPair, int],
+    padding_mode: str,
+    algorithm: str,
+    relu: bool,
+) -> Array:
+    """Convolution, or ReLU of it, on behalf of the operator `op`."""
     mode = _padding_mode(op, padding_mode)
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
-    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
-    chosen = _algorithm(op, algorithm, weight, geometry)
+    stride, pad, dilation, groups = geometry_of(op, weight, *geometry)
+    chosen = _algorithm(op, algorithm, weight, (stride, pad, dilation, groups))
     if mode is not None:
-        x = _core.pad(op, x, geometry[1], mode)
-        geometry = (geometry[0], _NO_PADDING, *geometry[2:])
-    return finish(_core.conv2d(x, weight, as_bias(op, bias, x.dtype), *geometry, chosen), dtype, single)
+        x, pad = _core.pad(op, x, pad, mode), _NO_PADDING
+    y = _core.conv2d(x, weight, as_bias(op, bias, x.dtype), stride, pad, dilation, groups, chosen, relu)
+    return finish(y, dtype, single)
 
 
 def conv2d_backward(

@@ -1,4 +1,4 @@
-"""Neighbouring layers in one pass: convolution, ReLU and max pooling."""
+"""Neighbouring layers in one pass: convolution and ReLU, and max pooling behind them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,43 @@ from npconv.functional._gate import (
     require_axes,
     windows_of,
 )
+from npconv.functional.convolution import convolve
 
 _POOL_NAMES = "pool_stride", "pool_padding", "pool_dilation"
+
+
+def conv2d_relu(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    algorithm: str = "auto",
+) -> Array:
+    """ReLU of a convolution, which is applied as the sums leave the registers: the result is written only once.
+
+    Parameters
+    ----------
+    x, weight, bias, stride, padding, dilation, groups, padding_mode, algorithm
+        As `conv2d` has them.
+
+    Returns
+    -------
+    ndarray, shape of conv2d's result
+        Bitwise ``relu(conv2d(x, ...))``.  (float16 is rounded only at the end.)  Its gradients are those of the two:
+        ``conv2d_backward(relu_backward(dy, y), x, ...)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv2d`.
+    """
+    geometry = stride, padding, dilation, groups
+    return convolve("conv2d_relu", x, weight, bias, geometry, padding_mode, algorithm, relu=True)
 
 
 def conv2d_relu_max_pool2d(

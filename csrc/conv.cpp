@@ -179,20 +179,6 @@ void correlate_gemm(const Correlation<T>& c) {
     });
 }
 
-/// Backward: the inputs i with (i + pad) mod stride == phase. They are met by the kernel elements r with
-/// r*dilation mod stride == phase, at output (i + pad - r*dilation) / stride, which grows by one from each such
-/// input to the next: a correlation of stride 1 whose results are stride apart.
-Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, index_t dilation, index_t pad,
-                   index_t phase) {
-    const index_t first = ((phase - pad) % stride + stride) % stride;
-    const index_t count = first < in ? (in - 1 - first) / stride + 1 : 0;
-    std::vector<Tap> taps;
-    for (index_t r = 0; r < kernel; ++r) {
-        if (r * dilation % stride == phase) taps.push_back({(first + pad - r * dilation) / stride, r});
-    }
-    return Axis(out, count, 1, std::move(taps), first, stride);
-}
-
 /// Whether the data gradient is better made tap by tap. It is for few input channels (measured: 1.1 to 3 times as
 /// fast), and where dx is so much larger than dy that a correlation would mostly multiply padding (1.2 to 2.7 times).
 bool suits_taps(const ConvShape& s) {
@@ -207,7 +193,7 @@ bool suits_taps(const ConvShape& s) {
 template <class T>
 void correlate(const Correlation<T>& c, int winograd_tile) {
     if (winograd_tile > 0) {
-        winograd_correlate(c, winograd_tile);
+        winograd_correlate(c, winograd_tile, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in));
     } else if (suits_planes(c)) {
         correlate_planes(std::vector{c});
     } else if (suits_channels(c)) {
@@ -250,14 +236,13 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                           const T* bias) {
     const int tile = winograd_tile(shape, algorithm);
     if (const index_t batch = !bias && shape.cg() > 4 ? images_by_batch<T>(shape, algorithm, tile) : 0) {
-        conv2d_backward_data_by_batch(with_images(shape, batch), dy, weight, dx);
+        conv2d_backward_data_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, weight, dx);
         if (batch == shape.n) return;
         conv2d_backward_data(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow, weight,
                              dx + batch * shape.c * shape.h * shape.w, algorithm);
         return;
     }
     const ConvShape s = in_one_row(shape);
-    const index_t taps = s.kh * s.kw;
     if (!bias && suits_taps(s) && tile == 0) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
@@ -281,8 +266,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     for (const Axis& phase_v : v) {
         for (const Axis& phase_h : h) {
             if (no_taps(phase_v) || no_taps(phase_h)) continue;
-            phases.push_back({phase_v, phase_h, s.n, s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps,
-                              s.kg() * s.cg() * taps, s.kw, taps, bias, dx, s.h, s.w});
+            phases.push_back(backward_correlation(s, phase_v, phase_h, dy, weight, bias, dx));
         }
     }
     if (tile == 0 && !phases.empty() && suits_planes(phases[0])) {

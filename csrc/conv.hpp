@@ -43,9 +43,10 @@ template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
                                     const T* bias, T* y, std::int32_t* indices);
 
-/// dweight and dbias from the gradient of that result; the same bits as step by step.
+/// dx, dweight and dbias from the gradient of that result, with the same bits as step by step; each may be null.
 template <class T>
-void conv2d_relu_max_pool2d_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                            const std::int32_t* indices, const T* x, T* dweight, T* dbias);
+void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy,
+                                     const std::int32_t* indices, const T* x, const T* weight, T* dx, T* dweight,
+                                     T* dbias);
 
 }  // namespace npconv

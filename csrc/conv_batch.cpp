@@ -76,47 +76,48 @@ index_t plane_stride(index_t pixels) {
     return pixels * kernel.nr + kernel.lanes;
 }
 
-/// The gradients of `filters` channels from k0 on, of the images from `first` on.
+/// What comes back to a convolution: dy of its result; or, unless `pool` is null, of max pooling of ReLU of that.
 template <class T>
-void turn_over_gradients(const ConvShape& s, const T* dy, index_t first, index_t count, index_t k0, index_t filters,
-                         T* to) {
-    const index_t pixels = s.oh * s.ow;
-    for (index_t k = 0; k < filters; ++k) {
-        turn_over(dy + (first * s.k + k0 + k) * pixels, s.k * pixels, count, pixels, kernels_of<T>().nr,
-                  to + k * plane_stride<T>(pixels));
+struct Gradients {
+    const PoolShape* pool;
+    const T* dy;
+    const std::int32_t* indices;
+};
+
+/// The gradients of one channel behind which there is pooling, of `count` images `stride` windows apart: each
+/// goes to its index.
+template <class T>
+void turn_over_pooled(const PoolShape& pool, const T* dy, const std::int32_t* indices, index_t stride, index_t count,
+                      T* to) {
+    const index_t lanes = kernels_of<T>().nr, windows = pool.oh * pool.ow, pixels = pool.h * pool.w;
+    Scratch<T> gradients(windows * lanes);
+    Scratch<std::int32_t> at(windows * lanes);
+    turn_over(dy, stride, count, windows, lanes, gradients.data());
+    transpose_indices(indices, stride, count, windows, at.data(), lanes, lanes);
+    if (windows_apart(pool)) {
+        unpool_rows(pool, 0, pool.h, gradients.data(), at.data(), to);
+        return;
+    }
+    std::fill(to, to + pixels * lanes, T(0));
+    for (index_t i = 0; i < windows * lanes; ++i) {
+        const index_t lane = i % lanes, index = at[i];
+        if (lane >= count || index < 0) continue;  // cut by ReLU
+        if (index >= pixels) refuse_index("conv2d_relu_max_pool2d_backward", index, pixels);
+        to[index * lanes + lane] += gradients[i];
     }
 }
 
-/// The same of a convolution behind which there is pooling: every gradient of its result goes to its index.
+/// The gradients of `filters` channels from k0 on, of `count` images from `first` on.
 template <class T>
-void turn_over_pooled_gradients(const ConvShape& s, const PoolShape& pool, const T* dy, const std::int32_t* indices,
-                                index_t first, index_t count, index_t k0, index_t filters, T* to) {
-    const TypedKernels<T>& kernel = kernels_of<T>();
-    const index_t lanes = kernel.nr, windows = pool.oh * pool.ow;
-    Scratch<T> pooled(windows * lanes);
-    Scratch<std::int32_t> at(windows * lanes);
-    for (index_t k = 0; k < filters; ++k, to += plane_stride<T>(s.oh * s.ow)) {
-        const index_t from = (first * s.k + k0 + k) * windows, stride = s.k * windows;
-        turn_over(dy + from, stride, count, windows, lanes, pooled.data());
-        transpose_indices(indices + from, stride, count, windows, at.data(), lanes, lanes);
-        if (tiles_input(pool)) {
-            for (index_t y = 0; y < s.oh; ++y) {
-                const index_t row = y / pool.kernel.h * pool.ow * lanes;
-                kernel.unpool_pixels(pool.ow, pool.kernel.w, pooled.data() + row, at.data() + row,
-                                     static_cast<std::int32_t>(y * s.ow), to + y * s.ow * lanes);
-            }
-            continue;
-        }
-        std::fill(to, to + s.oh * s.ow * lanes, T(0));
-        for (index_t i = 0; i < windows * lanes; ++i) {
-            const index_t lane = i % lanes, index = at[i];
-            if (lane >= count || index < 0) continue;  // cut by ReLU
-            if (index >= s.oh * s.ow) {
-                refuse("conv2d_relu_max_pool2d_backward", "indices holds ", index,
-                       ", the planes between convolution and pooling have ", s.oh * s.ow,
-                       " pixels; pass what conv2d_relu_max_pool2d returned");
-            }
-            to[index * lanes + lane] += pooled[i];
+void turn_over_gradients(const ConvShape& s, const Gradients<T>& from, index_t first, index_t count, index_t k0,
+                         index_t filters, T* to) {
+    const index_t pixels = s.oh * s.ow, plane = from.pool ? from.pool->oh * from.pool->ow : pixels;
+    for (index_t k = 0; k < filters; ++k, to += plane_stride<T>(pixels)) {
+        const index_t at = (first * s.k + k0 + k) * plane;
+        if (from.pool) {
+            turn_over_pooled(*from.pool, from.dy + at, from.indices + at, s.k * plane, count, to);
+        } else {
+            turn_over(from.dy + at, s.k * plane, count, plane, kernels_of<T>().nr, to);
         }
     }
 }
@@ -214,7 +215,8 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
 // A pixel of dx is the sum over those rows of taps that meet dy there, and over those taps of a row. The weights are
 // packed as [row of taps][tap][filter], so that these are contiguous.
 template <class T>
-void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const T* weight, T* dx) {
+void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolShape* pool, const std::int32_t* indices,
+                                   const T* weight, T* dx) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.c, groups);
     const index_t taps = s.kh * s.kw, in_pixels = s.h * s.w, in_plane = plane_stride<T>(in_pixels);
@@ -240,7 +242,7 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const T* wei
         const auto [group, part, parts] = deal.share(task);
         const index_t first = group * lanes, count = std::min(lanes, s.n - first);
         Scratch<T> gradients(s.k * plane_stride<T>(s.oh * s.ow)), sums(ceil_div(s.c, tiles) * in_plane);
-        turn_over_gradients(s, dy, first, count, 0, s.k, gradients.data());
+        turn_over_gradients(s, Gradients<T>{pool, dy, indices}, first, count, 0, s.k, gradients.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
             const index_t c0 = share_begin(tile, tiles, s.c), rows = share_begin(tile + 1, tiles, s.c) - c0;
             for (index_t pixel = 0; pixel < in_pixels; ++pixel) {
@@ -296,11 +298,7 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
         for (index_t group = share_begin(split, splits, groups); group < last; ++group) {
             const index_t first = group * lanes, count = std::min(lanes, s.n - first);
             turn_over_padded(s, padded, x, first, in.data());
-            if (pool) {
-                turn_over_pooled_gradients(s, *pool, dy, indices, first, count, k0, filters, gradients.data());
-            } else {
-                turn_over_gradients(s, dy, first, count, k0, filters, gradients.data());
-            }
+            turn_over_gradients(s, Gradients<T>{pool, dy, indices}, first, count, k0, filters, gradients.data());
             if (dweight) {
                 kernel.products_of_rows(filters, count_of_taps, in.data(), offsets.data(), s.oh,
                                         padded.at(s.stride.h, 0), s.ow * lanes, planes.data(), s.ow * lanes, sums,
@@ -327,8 +325,10 @@ template void conv2d_forward_by_batch(const ConvShape&, const float*, const floa
                                       const PoolShape*, float*, std::int32_t*);
 template void conv2d_forward_by_batch(const ConvShape&, const double*, const double*, const double*, bool,
                                       const PoolShape*, double*, std::int32_t*);
-template void conv2d_backward_data_by_batch(const ConvShape&, const float*, const float*, float*);
-template void conv2d_backward_data_by_batch(const ConvShape&, const double*, const double*, double*);
+template void conv2d_backward_data_by_batch(const ConvShape&, const float*, const PoolShape*, const std::int32_t*,
+                                            const float*, float*);
+template void conv2d_backward_data_by_batch(const ConvShape&, const double*, const PoolShape*, const std::int32_t*,
+                                            const double*, double*);
 template void conv2d_backward_weight_by_batch(const ConvShape&, const float*, const PoolShape*, const std::int32_t*,
                                               const float*, float*, float*);
 template void conv2d_backward_weight_by_batch(const ConvShape&, const double*, const PoolShape*, const std::int32_t*,

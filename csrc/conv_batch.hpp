@@ -37,11 +37,12 @@ template <class T>
 void conv2d_forward_by_batch(const ConvShape& shape, const T* x, const T* weight, const T* bias, bool relu,
                              const PoolShape* pool, T* y, std::int32_t* indices);
 
-/// dx.
+/// dx. If `pool` is not null, dy and `indices` are of its result.
 template <class T>
-void conv2d_backward_data_by_batch(const ConvShape& shape, const T* dy, const T* weight, T* dx);
+void conv2d_backward_data_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool,
+                                   const std::int32_t* indices, const T* weight, T* dx);
 
-/// dweight and dbias; either may be null. If `pool` is not null, dy and `indices` are of its result.
+/// dweight and dbias; either may be null. `pool` as above.
 template <class T>
 void conv2d_backward_weight_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool,
                                      const std::int32_t* indices, const T* x, T* dweight, T* dbias);

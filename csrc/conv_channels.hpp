@@ -23,12 +23,6 @@ struct Pooled {
     std::int32_t* indices;  ///< may be null
 };
 
-/// Whether the windows of a pooling tile its input.
-inline bool tiles_input(const PoolShape& s) {
-    return s.stride.h == s.kernel.h && s.stride.w == s.kernel.w && s.dilation.h == 1 && s.dilation.w == 1 &&
-           s.pad.h == 0 && s.pad.w == 0 && s.oh * s.stride.h == s.h && s.ow * s.stride.w == s.w;
-}
-
 /// The correlation; if `pooled` is not null, its windows tile the result.
 template <class T>
 void correlate_along_channels(const Correlation<T>& correlation, const Pooled<T>* pooled = nullptr);

@@ -1,6 +1,8 @@
 // What the forward pass of a convolution and its data gradient have in common.
 #pragma once
 
+#include <functional>
+
 #include "shape.hpp"
 #include "slab.hpp"
 
@@ -80,6 +82,38 @@ Correlation<T> forward_correlation(const ConvShape& s, const T* x, const T* weig
             y,
             s.oh,
             s.ow};
+}
+
+/// One phase of the data gradient, along both axes.
+template <class T>
+Correlation<T> backward_correlation(const ConvShape& s, const Axis& v, const Axis& h, const T* dy, const T* weight,
+                                    const T* bias, T* dx) {
+    const index_t taps = s.kh * s.kw;
+    return {v,    h,    s.n,  s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
+            s.kw, taps, bias, dx,       s.h,    s.w};
+}
+
+/// Packs what a strip of an image's rows has in columns [col, col + width) of `count` channels from `channel` on, as
+/// [pixel][nr]: whole vectors, with zeros behind the last channel. One pixel more may be written.
+template <class T>
+using PackPixels =
+    std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
+
+/// Of images (channels, height, width) that lie in memory.
+template <class T>
+PackPixels<T> pixels_of(const T* images, index_t channels, index_t height, index_t image_width) {
+    return [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed) {
+        const TypedKernels<T>& kernel = kernels_of<T>();
+        const index_t plane = height * image_width;
+        const T* const from = images + (strip.image * channels + channel) * plane + strip.row * image_width + col;
+        // Rows of full width follow each other in an image as they do in the panel.
+        const index_t rows = width == image_width ? strip.rows : 1,
+                      columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+        for (index_t y = 0; y < strip.rows; y += rows) {
+            kernel.pack_transposed(from + y * image_width, plane, count, rows * width, packed + y * width * kernel.nr,
+                                   kernel.nr, columns);
+        }
+    };
 }
 
 }  // namespace npconv

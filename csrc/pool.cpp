@@ -141,24 +141,21 @@ void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y
 }
 
 template <class T, class Index>
-void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const Index* indices,
-                         T* dx) {
-    parallel_for_range(
-        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
-            for (index_t plane = begin; plane < end; ++plane) {
-                T* const to = dx + plane * plane_size;
-                std::fill(to, to + plane_size, T(0));
-                for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
-                    const index_t index = indices[i];
-                    if (index == -1) continue;  // a window without a pixel, or cut by ReLU
-                    if (index < 0 || index >= plane_size) {
-                        refuse("max_pool2d_backward", "indices holds ", index, ", the planes of input_shape have ",
-                               plane_size, " pixels; pass what max_pool2d returned for this shape");
-                    }
-                    to[index] += dy[i];
-                }
-            }
-        });
+void max_pool2d_backward(const char* op, index_t planes, index_t plane_size, index_t windows, const T* dy,
+                         const Index* indices, T* dx) {
+    parallel_for_range(planes, static_cast<double>(plane_size + 2 * windows) * element_ns,
+                       [&](index_t begin, index_t end) {
+                           for (index_t plane = begin; plane < end; ++plane) {
+                               T* const to = dx + plane * plane_size;
+                               std::fill(to, to + plane_size, T(0));
+                               for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
+                                   const index_t index = indices[i];
+                                   if (index == -1) continue;  // a window without a pixel, or cut by ReLU
+                                   if (index < 0 || index >= plane_size) refuse_index(op, index, plane_size);
+                                   to[index] += dy[i];
+                               }
+                           }
+                       });
 }
 
 namespace {
@@ -225,9 +222,9 @@ template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t
 template void max_pool2d_forward(const PoolShape&, const float*, float*, std::int32_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);
 template void max_pool2d_forward(const PoolShape&, const double*, double*, std::int32_t*, bool);
-template void max_pool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
-template void max_pool2d_backward(index_t, index_t, index_t, const float*, const std::int32_t*, float*);
-template void max_pool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
-template void max_pool2d_backward(index_t, index_t, index_t, const double*, const std::int32_t*, double*);
+template void max_pool2d_backward(const char*, index_t, index_t, index_t, const float*, const index_t*, float*);
+template void max_pool2d_backward(const char*, index_t, index_t, index_t, const float*, const std::int32_t*, float*);
+template void max_pool2d_backward(const char*, index_t, index_t, index_t, const double*, const index_t*, double*);
+template void max_pool2d_backward(const char*, index_t, index_t, index_t, const double*, const std::int32_t*, double*);
 
 }  // namespace npconv

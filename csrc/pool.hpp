@@ -1,6 +1,7 @@
 // Max pooling and unpooling, forward and backward.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -43,15 +44,50 @@ inline void transpose_indices(const std::int32_t* src, index_t ld_src, index_t r
 /// Whether no window reaches beyond the image.
 bool windows_inside(const PoolShape& shape);
 
+/// Whether the windows lie side by side, each pixel in one of them at most.
+inline bool windows_apart(const PoolShape& s) {
+    return s.stride.h == s.kernel.h && s.stride.w == s.kernel.w && s.dilation.h == 1 && s.dilation.w == 1 &&
+           s.pad.h == 0 && s.pad.w == 0 && s.oh * s.stride.h <= s.h && s.ow * s.stride.w <= s.w;
+}
+
+/// Whether they leave no pixel over, either.
+inline bool tiles_input(const PoolShape& s) {
+    return windows_apart(s) && s.oh * s.stride.h == s.h && s.ow * s.stride.w == s.w;
+}
+
+/// The way back through windows that lie side by side: `rows` rows of pixels from `first` on, each with the gradient of
+/// its window if that window's index is there, else 0. `dy` and `indices` begin with the row of windows over the first.
+/// All are [pixel][nr].
+template <class T>
+void unpool_rows(const PoolShape& s, index_t first, index_t rows, const T* dy, const std::int32_t* indices, T* to) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const index_t nr = kernel.nr, covered = s.ow * s.kernel.w * nr, width = s.w * nr;
+    for (index_t y = first; y < first + rows; ++y, to += width) {
+        const index_t window = (y / s.kernel.h - first / s.kernel.h) * s.ow * nr;
+        const bool inside = y / s.kernel.h < s.oh;
+        if (inside) {
+            kernel.unpool_pixels(s.ow, s.kernel.w, dy + window, indices + window, static_cast<std::int32_t>(y * s.w),
+                                 to);
+        }
+        std::fill(to + (inside ? covered : 0), to + width, T(0));
+    }
+}
+
 /// The same for windows inside the image, at most 2 apart, of images whose rows are `pitch` elements apart; four
 /// vectors behind them must be readable.
 template <class T>
 void relu_max_pool2d_forward(const PoolShape& shape, const T* x, index_t pitch, T* y, std::int32_t* indices);
 
-/// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
-/// lies outside its plane.
+/// Throws std::invalid_argument.
+[[noreturn]] inline void refuse_index(const char* op, index_t index, index_t plane_size) {
+    refuse(op, "indices holds ", index, ", the planes they point into have ", plane_size,
+           " pixels; pass what the forward operator returned for this shape");
+}
+
+/// dx (planes of `plane_size` pixels): each dy is added where its index says. Refuses an index outside its plane.
 template <class T, class Index>
-void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const Index* indices, T* dx);
+void max_pool2d_backward(const char* op, index_t planes, index_t plane_size, index_t windows, const T* dy,
+                         const Index* indices, T* dx);
 
 /// y (planes of `plane_size` pixels): zeros, but each x where its index says, the last one of several. Throws
 /// std::invalid_argument if an index lies outside its plane.

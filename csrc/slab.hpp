@@ -61,6 +61,20 @@ inline Axis forward_axis(index_t in, index_t out, index_t kernel, index_t stride
     return Axis(in, out, stride, std::move(taps));
 }
 
+/// Backward: the inputs i with (i + pad) mod stride == phase. They are met by the kernel elements r with
+/// r*dilation mod stride == phase, at output (i + pad - r*dilation) / stride, which grows by one from each such
+/// input to the next: a correlation of stride 1 whose results are stride apart.
+inline Axis backward_axis(index_t in, index_t out, index_t kernel, index_t stride, index_t dilation, index_t pad,
+                          index_t phase) {
+    const index_t first = ((phase - pad) % stride + stride) % stride;
+    const index_t count = first < in ? (in - 1 - first) / stride + 1 : 0;
+    std::vector<Tap> taps;
+    for (index_t r = 0; r < kernel; ++r) {
+        if (r * dilation % stride == phase) taps.push_back({(first + pad - r * dilation) / stride, r});
+    }
+    return Axis(out, count, 1, std::move(taps), first, stride);
+}
+
 /// A piece of the output: rows counted through all images, and a range of columns.
 struct Block {
     index_t row_begin, row_end, col_begin, col_end;

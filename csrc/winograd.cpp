@@ -105,27 +105,31 @@ class PixelBlock {
     std::vector<index_t> offsets_;
 };
 
-/// Channels of some planes, turned over and transformed: to[steps[e] + t*ld + c] for element e of tile t.
+/// Channels of some images, packed and transformed: to[steps[e] + t*ld + c] for element e of tile t. Unless `sums` is
+/// null, the sum of every channel's pixels is added to it.
 template <class T>
-void transform_pixels(const PixelBlock& block, const T* planes, index_t image_stride, index_t height, index_t width,
-                      index_t channels, typename WinogradTransforms<T>::Transform transform, T* to,
-                      const std::vector<index_t>& steps, index_t ld) {
+void transform_pixels(const PixelBlock& block, const PackPixels<T>& images, index_t channel, index_t channels,
+                      typename WinogradTransforms<T>::Transform transform, T* to, const std::vector<index_t>& steps,
+                      index_t ld, T* sums = nullptr) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     Scratch<T> packed((block.pixels() + 1) * nr);
-    std::fill(packed.data() + block.pixels() * nr, packed.data() + (block.pixels() + 1) * nr, T(0));
+    T* const outside = packed.data() + block.pixels() * nr;
     for (index_t c = 0; c < channels; c += nr) {
         const index_t count = std::min<index_t>(nr, channels - c);
-        const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
-        block.for_each_run(width, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
-            const T* const from = planes + piece.strip.image * image_stride + c * height * width +
-                                  (piece.strip.row + y) * width + piece.col;
-            kernel.pack_transposed(from, height * width, count, rows * piece.width,
-                                   packed.data() + (piece.first + y * piece.width) * nr, nr, columns);
-        });
+        for (const PixelBlock::Piece& piece : block.pieces) {
+            images(piece.strip, piece.col, piece.width, channel + c, count, packed.data() + piece.first * nr);
+        }
+        std::fill(outside, outside + nr, T(0));  // last: behind each piece a pixel may have been written
+        if (sums) {                              // the product with ones
+            const T one = 1;
+            const index_t same = 0;
+            const auto tile = count <= kernel.lanes ? kernel.narrow_row_gemm_tile[1] : kernel.row_gemm_tile[1];
+            tile(block.pixels(), 1, &one, &same, 0, packed.data(), nr, sums + c, nr, true);
+        }
         T* to_tile = to + c;
         for (const PixelBlock::Tile& tile : block.tiles()) {
-            transform(packed.data() + tile.first, tile.offsets, columns, to_tile, steps.data(), nullptr);
+            transform(packed.data() + tile.first, tile.offsets, count, to_tile, steps.data(), nullptr);
             to_tile += ld;
         }
     }
@@ -217,10 +221,10 @@ int winograd_weight_tile(const ConvShape& s, Algorithm algorithm) {
 }
 
 template <class T>
-void winograd_correlate(const Correlation<T>& c, int tile) {
+void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& images) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
-    const index_t elements = (tile + 2) * (tile + 2), in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
+    const index_t elements = (tile + 2) * (tile + 2), out_plane = c.out_h * c.out_w;
     if (c.images == 0) return;
     const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
     const index_t most = std::max(pixel_elements / (elements * ld), least_tiles);
@@ -276,9 +280,8 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
         const PixelBlock in = pixels_of(true, c.v.in, c.h.in), out = pixels_of(false, c.out_h, c.out_w);
         const WinogradTransforms<T>& transforms = kernel.winograd[tile];
         Scratch<T> pixels(elements * pixel_step);
-        transform_pixels(in, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane, c.v.in,
-                         c.h.in, c.in_channels, scatter ? transforms.output_gradient : transforms.input, pixels.data(),
-                         pixel_steps, ld);
+        transform_pixels(in, images, group * c.in_channels, c.in_channels,
+                         scatter ? transforms.output_gradient : transforms.input, pixels.data(), pixel_steps, ld);
 
         Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
         T bias[max_tile_columns] = {};
@@ -321,8 +324,7 @@ void winograd_correlate(const Correlation<T>& c, int tile) {
 }
 
 template <class T>
-void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pack_dy, const T* x, T* dweight,
-                              T* dbias) {
+void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const index_t elements = (tile + 2) * (tile + 2), cg = s.cg(), kg = s.kg(), size = s.k * cg * 9;
@@ -347,6 +349,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
     }
     for (index_t t = 0; t < most_tiles; ++t) row_of_dy.push_back(t * ld_dy);
 
+    const PackPixels<T> images = pixels_of(x, s.c, s.h, s.w);
     Scratch<T> partials((splits - 1) * size), bias_partials(splits * s.k);
     const index_t tasks = splits * s.groups * c_chunks * k_chunks;
     const double task_ns = static_cast<double>(grid.blocks() * most_tiles * elements) * static_cast<double>(s.k * cg) *
@@ -364,31 +367,11 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
             const Block block = grid.block(index);
             const index_t tiles = block.rows() * block.width();
             const PixelBlock in(block, grid.image_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
-            transform_pixels(in, x + (group * cg + c0) * s.h * s.w, s.c * s.h * s.w, s.h, s.w, channels,
-                             kernel.winograd[tile].input, pixels.data(), x_steps, ld_x);
-
+            transform_pixels(in, images, group * cg + c0, channels, kernel.winograd[tile].input, pixels.data(), x_steps,
+                             ld_x);
             const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
-            Scratch<T> packed((out.pixels() + 1) * nr);
-            T* const outside = packed.data() + out.pixels() * nr;
-            for (index_t k = 0; k < filters; k += nr) {
-                const index_t count = std::min<index_t>(nr, filters - k);
-                for (const PixelBlock::Piece& piece : out.pieces) {
-                    pack_dy(piece.strip, piece.col, piece.width, group * kg + k0 + k, count,
-                            packed.data() + piece.first * nr);
-                }
-                std::fill(outside, outside + nr, T(0));
-                T* gradient = gradients.data() + k;
-                for (const PixelBlock::Tile& from : out.tiles()) {
-                    kernel.winograd[tile].output_gradient(packed.data() + from.first, from.offsets, count, gradient,
-                                                          dy_steps.data(), nullptr);
-                    gradient += ld_dy;
-                }
-                if (dbias && c_chunk == 0) {  // the product with ones
-                    const T one = 1;
-                    const index_t same = 0;
-                    kernel.row_gemm_tile[1](out.pixels(), 1, &one, &same, 0, packed.data(), nr, bias_sum + k, nr, true);
-                }
-            }
+            transform_pixels(out, dy, group * kg + k0, filters, kernel.winograd[tile].output_gradient, gradients.data(),
+                             dy_steps, ld_dy, dbias && c_chunk == 0 ? bias_sum : nullptr);
 
             const index_t row_tiles = ceil_div(channels, kernel.mr);
             for (index_t e = 0; e < elements; ++e) {
@@ -440,9 +423,10 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackDy<T>& pac
     }
 }
 
-template void winograd_correlate(const Correlation<float>&, int);
-template void winograd_correlate(const Correlation<double>&, int);
-template void winograd_backward_weight(const ConvShape&, int, const PackDy<float>&, const float*, float*, float*);
-template void winograd_backward_weight(const ConvShape&, int, const PackDy<double>&, const double*, double*, double*);
+template void winograd_correlate(const Correlation<float>&, int, const PackPixels<float>&);
+template void winograd_correlate(const Correlation<double>&, int, const PackPixels<double>&);
+template void winograd_backward_weight(const ConvShape&, int, const PackPixels<float>&, const float*, float*, float*);
+template void winograd_backward_weight(const ConvShape&, int, const PackPixels<double>&, const double*, double*,
+                                       double*);
 
 }  // namespace npconv

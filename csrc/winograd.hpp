@@ -2,8 +2,6 @@
 // for each pair of channels instead of 36 (or 144). kernels/winograd.inc.hpp has the formulas.
 #pragma once
 
-#include <functional>
-
 #include "conv.hpp"
 #include "correlation.hpp"
 
@@ -16,19 +14,13 @@ int winograd_tile(const ConvShape& shape, Algorithm algorithm);
 /// The same for the weight gradient.
 int winograd_weight_tile(const ConvShape& shape, Algorithm algorithm);
 
-/// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4.
+/// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4; `in` stands for the images of that name.
 template <class T>
-void winograd_correlate(const Correlation<T>& correlation, int tile);
-
-/// Packs what a strip of dy's rows has in columns [col, col + width) of `count` channels from `channel` on, as
-/// [pixel][nr].
-template <class T>
-using PackDy =
-    std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
+void winograd_correlate(const Correlation<T>& correlation, int tile, const PackPixels<T>& in);
 
 /// dweight, and dbias if it is not null.
 template <class T>
-void winograd_backward_weight(const ConvShape& shape, int tile, const PackDy<T>& pack_dy, const T* x, T* dweight,
+void winograd_backward_weight(const ConvShape& shape, int tile, const PackPixels<T>& dy, const T* x, T* dweight,
                               T* dbias);
 
 }  // namespace npconv

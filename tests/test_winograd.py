@@ -149,17 +149,20 @@ def test_other_convolutions_are_refused(algorithm: str, kernel: int, stride: int
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_fused_with_relu_and_pooling_is_the_same(dtype: type) -> None:
+@pytest.mark.parametrize("size", [20, 21])  # with pixels left over, which no window has
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (2, 1)])
+def test_fused_with_relu_and_pooling_is_the_same(dtype: type, size: int, padding: int, window: tuple[int, int]) -> None:
     rng = np.random.default_rng(9)
-    shapes = (5, 48, 20, 20), (64, 48, 3, 3), (64,)
+    shapes = (5, 48, size, size + 2), (40, 48, 3, 3), (40,)
     x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in shapes)
-    y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, padding=1, kernel_size=2)
-    z = npconv.conv2d(x, weight, bias, padding=1)
-    pooled, at = npconv.max_pool2d(functional.relu(z), 2, return_indices=True)
+    options: dict[str, Any] = {"padding": padding, "kernel_size": window[0], "pool_stride": window[1]}
+    y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, **options)
+    z = npconv.conv2d(x, weight, bias, padding=padding)
+    pooled, at = npconv.max_pool2d(functional.relu(z), *window, return_indices=True)
     assert y.tobytes() == pooled.tobytes()
     dy = rng.standard_normal(y.shape).astype(dtype)
     dz = functional.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), functional.relu(z))
-    _, dweight, dbias = npconv.conv2d_backward(dz, x, weight, padding=1, needs=(False, True, True))
-    fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, padding=1, kernel_size=2)
-    assert fused[0].tobytes() == dweight.tobytes()
-    assert fused[1].tobytes() == dbias.tobytes()
+    fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, **options)
+    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, padding=padding), strict=True):
+        assert a.tobytes() == e.tobytes()

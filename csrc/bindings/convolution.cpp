@@ -185,10 +185,10 @@ py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, co
     });
 }
 
-py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& indices, const py::array& x,
-                                          const py::array& weight, Pair stride, Padding padding, Pair dilation,
-                                          index_t groups, Pair kernel, Pair pool_stride, Pair pool_padding,
-                                          Pair pool_dilation, bool ceil_mode) {
+py::tuple conv2d_relu_max_pool2d_backward_(const py::array& dy, const py::array& indices, const py::array& x,
+                                           const py::array& weight, Pair stride, Padding padding, Pair dilation,
+                                           index_t groups, Pair kernel, Pair pool_stride, Pair pool_padding,
+                                           Pair pool_dilation, bool ceil_mode, Needs needs) {
     const char* const op = "conv2d_relu_max_pool2d_backward";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
@@ -199,16 +199,14 @@ py::tuple conv2d_relu_max_pool2d_backward(const py::array& dy, const py::array& 
         const T* const pdy = borrow<T>(dy, "dy", 4);
         const std::int32_t* const pi = borrow<std::int32_t>(indices, "indices", 4);
         const T* const px = borrow<T>(x, "x", 4);
-        borrow<T>(weight, "weight", 4);
-        auto dweight = result<T>({s.k, s.cg(), s.kh, s.kw});
-        auto dbias = result<T>({s.k});
-        T* const pdw = dweight.mutable_data();
-        T* const pdb = dbias.mutable_data();
+        const T* const pw = borrow<T>(weight, "weight", 4);
+        const Wanted<T> dx(needs.dx, {s.n, s.c, s.h, s.w}), dweight(needs.dweight, {s.k, s.cg(), s.kh, s.kw});
+        const Wanted<T> dbias(needs.dbias, {s.k});
         {
             py::gil_scoped_release nogil;
-            conv2d_relu_max_pool2d_backward_weight(s, p, pdy, pi, px, pdw, pdb);
+            conv2d_relu_max_pool2d_backward(s, p, pdy, pi, px, pw, dx.data, dweight.data, dbias.data);
         }
-        return py::tuple(py::make_tuple(dweight, dbias));
+        return py::tuple(py::make_tuple(dx.array, dweight.array, dbias.array));
     });
 }
 
@@ -223,7 +221,7 @@ void bind_convolution(py::module_& m) {
     m.def("pad_backward", &pad_backward_);
     m.def("conv_output_size", &conv_output_size);
     m.def("conv2d_relu_max_pool2d", &conv2d_relu_max_pool2d);
-    m.def("conv2d_relu_max_pool2d_backward", &conv2d_relu_max_pool2d_backward);
+    m.def("conv2d_relu_max_pool2d_backward", &conv2d_relu_max_pool2d_backward_);
 }
 
 }  // namespace npconv

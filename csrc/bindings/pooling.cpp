@@ -46,7 +46,8 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
         T* const pdx = dx.mutable_data();
         const auto run = [&](const auto* pindices) {
             py::gil_scoped_release nogil;
-            max_pool2d_backward(planes, input_size.h * input_size.w, windows, pdy, pindices, pdx);
+            max_pool2d_backward("max_pool2d_backward", planes, input_size.h * input_size.w, windows, pdy, pindices,
+                                pdx);
         };
         if (has_type<std::int32_t>(indices)) {
             run(borrow<std::int32_t>(indices, "indices", 4));

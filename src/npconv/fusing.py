@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npconv import functional as F
-from npconv.functional._gate import geometry_of
 from npconv.layers import saved
 
 __all__ = ["ConvolutionRelu", "ConvolutionReluPooling", "fuse"]
@@ -129,17 +128,12 @@ class ConvolutionReluPooling:
             for layer in reversed(self.row):
                 dout = layer.backward(dout)
             return dout
-        weight, _ = conv.weights
+        weight, bias = conv.weights
         if pool.indices is None:
-            _, pool.indices = F.conv2d_relu_max_pool2d(x, *conv.weights, *conv.geometry, **self._options())
-        if not conv.needs_dx:
-            conv.set_gradients(
-                *F.conv2d_relu_max_pool2d_backward(dout, pool.indices, x, weight, *conv.geometry, **self._options())
-            )
-            return None
-        stride, padding, dilation, _ = geometry_of("conv2d", weight, *conv.geometry)
-        height = F.conv_output_size(x.shape[2] + sum(padding[:2]), weight.shape[2], stride[0], 0, dilation[0])
-        width = F.conv_output_size(x.shape[3] + sum(padding[2:]), weight.shape[3], stride[1], 0, dilation[1])
-        pool.input_shape = (*dout.shape[:2], height, width)
-        dx: Array | None = conv.backward(pool.backward(dout))  # the indices know what ReLU cut
+            _, pool.indices = F.conv2d_relu_max_pool2d(x, weight, bias, *conv.geometry, **self._options())
+        needs = conv.needs_dx, True, bias is not None
+        dx, *gradients = F.conv2d_relu_max_pool2d_backward(
+            dout, pool.indices, x, weight, *conv.geometry, **self._options(), needs=needs
+        )
+        conv.set_gradients(*gradients)
         return dx

@@ -491,11 +491,11 @@ def conv2d_relu_max_pool2d(x: Array, weight: Array, bias: Any = None, *convoluti
 
 
 def conv2d_relu_max_pool2d_backward(
-    dy: Array, indices: Array, x: Array, weight: Array, *convolution: Any, **pooling: Any
-) -> Any:
-    """Back through pooling and ReLU, then to the filters."""
+    dy: Array, indices: Array, x: Array, weight: Array, *convolution: Any, needs: Needs = (True, True, True), **_: Any
+) -> Gradients:
+    """Back through pooling and ReLU, then through the convolution."""
     dz = max_pool2d_backward(dy, indices, conv2d(x, weight, None, *convolution).shape)
-    return conv2d_backward(dz, x, weight, *convolution, needs=(False, True, True))[1:]
+    return conv2d_backward(dz, x, weight, *convolution, needs=needs)
 
 
 def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:

@@ -10,10 +10,12 @@ from npconv.functional._gate import (
     I32,
     Array,
     IntOrPair,
+    Needs,
     Padding,
     as_bias,
     as_dtype,
     as_indices,
+    as_needs,
     finish,
     geometry_of,
     promote,
@@ -126,8 +128,9 @@ def conv2d_relu_max_pool2d_backward(
     pool_padding: IntOrPair = 0,
     pool_dilation: IntOrPair = 1,
     ceil_mode: bool = False,
-) -> tuple[Array, Array]:
-    """Gradients of `conv2d_relu_max_pool2d` for the filters: those of a first layer, which has no use for dx.
+    needs: Needs = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv2d_relu_max_pool2d`.
 
     Parameters
     ----------
@@ -135,11 +138,14 @@ def conv2d_relu_max_pool2d_backward(
         The gradient of the pooled result, and the indices that came with it.
     x, weight, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
         As given to `conv2d_relu_max_pool2d`.
+    needs : (bool, bool, bool)
+        Which of the three gradients to compute. The first layer of a network has no use for dx.
 
     Returns
     -------
-    (dweight, dbias) : ndarrays of the shapes of weight, and (K,)
-        Bitwise what `max_pool2d_backward`, `relu_backward` and `conv2d_backward` return one after the other.
+    (dx, dweight, dbias) : ndarrays of the shapes of x, of weight, and (K,)
+        Bitwise what `max_pool2d_backward`, `relu_backward` and `conv2d_backward` return one after the other. None where
+        `needs` is False.
 
     Raises
     ------
@@ -153,5 +159,11 @@ def conv2d_relu_max_pool2d_backward(
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
     dy, indices = as_dtype(op, "dy", dy, x.dtype), as_indices(op, np.asarray(indices), I32)
-    dweight, dbias = _core.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, *geometry, *windows, bool(ceil_mode))
-    return finish(dweight, dtype), finish(dbias, dtype)
+    dx, dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
+        dy, indices, x, weight, *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
+    )
+    return (
+        None if dx is None else finish(dx, dtype),
+        None if dweight is None else finish(dweight, dtype),
+        None if dbias is None else finish(dbias, dtype),
+    )

@@ -1,0 +1,223 @@
+// Convolution, ReLU and max pooling as one, forward and backward.
+#include <algorithm>
+#include <vector>
+
+#include "conv.hpp"
+#include "conv_batch.hpp"
+#include "conv_channels.hpp"
+#include "conv_planes.hpp"
+#include "conv_weight.hpp"
+#include "correlation.hpp"
+#include "dispatch.hpp"
+#include "parallel.hpp"
+#include "pool.hpp"
+#include "winograd.hpp"
+#include "workspace.hpp"
+
+namespace npconv {
+namespace {
+
+constexpr const char* backward_op = "conv2d_relu_max_pool2d_backward";
+constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache between convolution and pooling
+constexpr index_t gradient_elements =
+    1 << 21;  // of the gradient between them, where it is made: of some images at a time
+
+/// The gradient between convolution and pooling, never made as a whole: each value goes straight to its pixel's place.
+template <class T>
+PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* indices) {
+    const index_t nr = kernels_of<T>().nr;
+    const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
+    const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);
+    // Window by window ...
+    const auto scattered = [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+                               T* packed) {
+        const index_t first = strip.row * pool.w;
+        std::fill(packed, packed + strip.rows * width * nr, T(0));
+        // The windows that reach into the strip: the first one ends, the last one starts there.
+        const index_t begin = ceil_div(std::max<index_t>(strip.row + pool.pad.h - reach, 0), pool.stride.h);
+        const index_t end = std::min((strip.row + strip.rows - 1 + pool.pad.h) / pool.stride.h + 1, pool.oh);
+        const index_t end_of_strip = strip.rows * width;
+        // Where in the panel a pixel goes. What lies outside goes behind the strip and is never read: a branch would be
+        // a coin toss.
+        const auto place = [&](index_t pixel) { return pixel >= 0 && pixel < end_of_strip ? pixel : end_of_strip; };
+        const auto place_in_columns = [&](index_t pixel) {
+            const index_t column = pixel % pool.w - col;
+            return pixel >= 0 && column >= 0 && column < width ? place(pixel / pool.w * width + column) : end_of_strip;
+        };
+        const auto scatter = [&](const auto& where) {
+            for (index_t i = 0; i < count; ++i) {
+                const index_t windows = (end - begin) * pool.ow;
+                const index_t plane = (strip.image * pool.c + channel + i) * pool.oh * pool.ow + begin * pool.ow;
+                const T* const from = dy + plane;
+                const std::int32_t* const at = indices + plane;
+                for (index_t w = 0; w < windows; ++w) {
+                    T& to = packed[where(at[w] - first) * nr + i];
+                    to = overlap ? to + from[w] : from[w];
+                }
+            }
+        };
+        if (width == pool.w) {
+            scatter(place);
+        } else {
+            scatter(place_in_columns);
+        }
+    };
+    if (!windows_apart(pool)) return scattered;
+    // ... or, where the windows lie side by side, row by row of pixels, for all channels of the panel at once.
+    return [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed) {
+        if (width != pool.w) {
+            scattered(strip, col, width, channel, count, packed);
+            return;
+        }
+        const TypedKernels<T>& kernel = kernels_of<T>();
+        const index_t begin = std::min(strip.row / pool.kernel.h, pool.oh);
+        const index_t end = std::min((strip.row + strip.rows - 1) / pool.kernel.h + 1, pool.oh);
+        const index_t windows = (end - begin) * pool.ow, plane = pool.oh * pool.ow;
+        const index_t from = (strip.image * pool.c + channel) * plane + begin * pool.ow;
+        const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+        Scratch<T> gradients(windows * nr);
+        Scratch<std::int32_t> at(windows * nr);
+        kernel.pack_transposed(dy + from, plane, count, windows, gradients.data(), nr, columns);
+        transpose_indices(indices + from, plane, count, windows, at.data(), nr, columns);
+        unpool_rows(pool, strip.row, strip.rows, gradients.data(), at.data(), packed);
+    };
+}
+
+/// dx.
+template <class T>
+void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices,
+                   const T* weight, T* dx) {
+    const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, out = pool.c * pool.oh * pool.ow;
+    const int tile = winograd_tile(conv, Algorithm::automatic);
+    index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
+    if (done > 0) {
+        conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, indices, weight, dx);
+    } else if (tile > 0) {
+        const auto axis = [](index_t in_size, index_t out_size, index_t pad) {
+            return backward_axis(in_size, out_size, 3, 1, 1, pad, 0);
+        };
+        const Axis v = axis(conv.h, conv.oh, conv.pad.top), h = axis(conv.w, conv.ow, conv.pad.left);
+        winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), tile,
+                           unpooled(pool, dy, indices));
+        return;
+    }
+    const index_t images = std::clamp<index_t>(gradient_elements / between, 1, std::max<index_t>(conv.n, 1));
+    for (; done < conv.n; done += images) {
+        const index_t some = std::min(images, conv.n - done);
+        Scratch<T> dz(some * between);
+        max_pool2d_backward(backward_op, some * pool.c, conv.oh * conv.ow, pool.oh * pool.ow, dy + done * out,
+                            indices + done * out, dz.data());
+        conv2d_backward_data(with_images(conv, some), dz.data(), weight, dx + done * in);
+    }
+}
+
+/// dweight and dbias; either may be null.
+template <class T>
+void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices, const T* x,
+                     T* dweight, T* dbias) {
+    const Algorithm automatic = Algorithm::automatic;
+    if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_tile(conv, automatic))) {
+        conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, indices, x, dweight, dbias);
+        if (batch == conv.n) return;
+        add_gradients(conv, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
+            PoolShape rest = pool;
+            rest.n = conv.n - batch;
+            const index_t done = batch * pool.c * pool.oh * pool.ow;
+            backward_weight(with_images(conv, rest.n), rest, dy + done, indices + done,
+                            x + batch * conv.c * conv.h * conv.w, more_dweight, more_dbias);
+        });
+        return;
+    }
+    if (weight_suits_planes(conv)) {
+        const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
+            const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
+            max_pool2d_backward(backward_op, 1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);
+            return static_cast<const T*>(buffer);
+        };
+        conv2d_backward_weight_by_planes<T>(conv, plane_of, x, dweight, dbias);
+        return;
+    }
+    backward_weight<T>(conv, unpooled(pool, dy, indices), x, dweight, dbias, Algorithm::automatic);
+}
+
+}  // namespace
+
+template <class T>
+void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
+                                    const T* bias, T* y, std::int32_t* indices) {
+    // Where the sums of convolution lie as [pixel][channel], in the same order as they would otherwise have, pooling
+    // takes them from there.
+    const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
+    const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
+    const int tile = winograd_tile(conv, Algorithm::automatic);
+    const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
+    const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
+    if (batch > 0) {
+        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, indices);
+        if (batch == conv.n) return;
+        PoolShape rest = pool;
+        rest.n = conv.n - batch;
+        const index_t done = batch * pool.c * pool.oh * pool.ow;
+        conv2d_relu_max_pool2d_forward(with_images(conv, rest.n), rest, x + batch * conv.c * conv.h * conv.w, weight,
+                                       bias, y + done, indices ? indices + done : nullptr);
+        return;
+    }
+    if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
+        const Pooled<T> pooled{pool, y, indices};
+        correlate_along_channels(correlation, &pooled);
+        return;
+    }
+    const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
+    index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
+    images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
+    const bool inside = windows_inside(pool) && pool.stride.w <= 2;
+    const auto some_images = [&](index_t task) {
+        const index_t first = task * images, in = conv.c * conv.h * conv.w, out = pool.c * pool.oh * pool.ow;
+        ConvShape part_of_conv = conv;
+        PoolShape part_of_pool = pool;
+        part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
+        std::int32_t* const at = indices ? indices + first * out : nullptr;
+        Correlation<T> part = forward_correlation<T>(part_of_conv, x + first * in, weight, bias, nullptr);
+        if (!inside) {
+            Scratch<T> z(part_of_conv.n * between);
+            conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
+            max_pool2d_forward(part_of_pool, z.data(), y + first * out, at, true);
+            return;
+        }
+        // In correlate_gemm, rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end
+        // in it.
+        part.loose = tile == 0 && !suits_channels(part) && !suits_planes(part);
+        if (part.loose) part.out_w += part.h.reach;
+        Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
+        part.out = z.data();
+        correlate(part, tile);
+        relu_max_pool2d_forward(part_of_pool, z.data(), part.out_w, y + first * out, at);
+    };
+    const index_t tasks = ceil_div(conv.n, images);
+    const double task_ns =
+        static_cast<double>(images * between) * (static_cast<double>(conv.cg() * conv.kh * conv.kw) * fma_ns + 1);
+    if (tasks >= threads) {
+        parallel_for(tasks, task_ns, some_images);
+    } else {  // too few for the threads: they share each image instead
+        for (index_t task = 0; task < tasks; ++task) some_images(task);
+    }
+}
+
+template <class T>
+void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy,
+                                     const std::int32_t* indices, const T* x, const T* weight, T* dx, T* dweight,
+                                     T* dbias) {
+    if (dx) backward_data(conv, pool, dy, indices, weight, dx);
+    if (dweight || dbias) backward_weight(conv, pool, dy, indices, x, dweight, dbias);
+}
+
+template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,
+                                             const float*, float*, std::int32_t*);
+template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*,
+                                             const double*, double*, std::int32_t*);
+template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const float*, const std::int32_t*,
+                                              const float*, const float*, float*, float*, float*);
+template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const double*, const std::int32_t*,
+                                              const double*, const double*, double*, double*, double*);
+
+}  // namespace npconv

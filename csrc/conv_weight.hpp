@@ -1,0 +1,25 @@
+// The weight gradient of convolution.
+#pragma once
+
+#include "conv.hpp"
+#include "correlation.hpp"
+#include "workspace.hpp"
+
+namespace npconv {
+
+/// dweight and dbias as a matrix product, or by Winograd's algorithm; either may be null.
+template <class T>
+void backward_weight(const ConvShape& shape, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
+                     Algorithm algorithm);
+
+/// Adds what gradients(dweight, dbias) makes of other images.
+template <class T, class Gradients>
+void add_gradients(const ConvShape& s, T* dweight, T* dbias, const Gradients& gradients) {
+    const index_t size = s.k * s.cg() * s.kh * s.kw;
+    Scratch<T> more_dweight(dweight ? size : 0), more_dbias(dbias ? s.k : 0);
+    gradients(dweight ? more_dweight.data() : nullptr, dbias ? more_dbias.data() : nullptr);
+    for (index_t i = 0; dweight && i < size; ++i) dweight[i] += more_dweight[i];
+    for (index_t k = 0; dbias && k < s.k; ++k) dbias[k] += more_dbias[k];
+}
+
+}  // namespace npconv

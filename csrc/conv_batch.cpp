@@ -46,12 +46,15 @@ void turn_over_padded(const ConvShape& s, const Padded& padded, const T* x, inde
         turn_over(from, stride, count, stride, padded.lanes, to);
         return;
     }
-    std::fill(to, to + s.c * padded.plane(), T(0));
-    for (index_t c = 0; c < s.c; ++c) {
+    for (index_t c = 0; c < s.c; ++c, to += padded.plane()) {
+        index_t end = 0;  // of what is written: the padding between two rows lies in one piece
         for (index_t y = 0; y < s.h; ++y) {
-            turn_over(from + (c * s.h + y) * s.w, stride, count, s.w, padded.lanes,
-                      to + c * padded.plane() + padded.at(s.pad.top + y, s.pad.left));
+            const index_t begin = padded.at(s.pad.top + y, s.pad.left);
+            std::fill(to + end, to + begin, T(0));
+            turn_over(from + (c * s.h + y) * s.w, stride, count, s.w, padded.lanes, to + begin);
+            end = begin + s.w * padded.lanes;
         }
+        std::fill(to + end, to + padded.plane(), T(0));
     }
 }
 

@@ -206,11 +206,11 @@ double element_cost(const ConvShape& s, double product, double transforms, doubl
 
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
 // nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
-// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 30000 a row.
+// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 15000 a row.
 int winograd_tile(const ConvShape& s, Algorithm algorithm) {
     const auto pixels = static_cast<double>(s.oh * s.ow), steps = static_cast<double>(9 * s.cg());
-    const double direct = pixels * steps * (1.3 * static_cast<double>(s.kg()) + 9) + 30000 * static_cast<double>(s.oh);
-    return choose_tile(s, algorithm, direct, element_cost(s, 1.3, 36, 1300));
+    const double direct = pixels * steps * (1.4 * static_cast<double>(s.kg()) + 9) + 15000 * static_cast<double>(s.oh);
+    return choose_tile(s, algorithm, direct, element_cost(s, 1.2, 26, 1200));
 }
 
 // The weight gradient transforms what goes in, but its result only once: it is worth it sooner.

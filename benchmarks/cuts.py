@@ -72,8 +72,8 @@ def balanced_blocks(rows: int, cols: int, most: int, threads: int) -> int:
 
 
 def winograd_tile(s: Conv) -> int:
-    direct = s.out_size**2 * 9 * s.c * (1.3 * s.k + 9) + 30000 * s.out_size
-    return cheapest_tile(s, direct, (1.3, 36, 1300))
+    direct = s.out_size**2 * 9 * s.c * (1.4 * s.k + 9) + 15000 * s.out_size
+    return cheapest_tile(s, direct, (1.2, 26, 1200))
 
 
 def winograd_weight_tile(s: Conv) -> int:
@@ -146,13 +146,19 @@ def images_by_batch(s: Conv) -> int:
     return 0 if not suits else s.n if 4 * rest >= 3 * NR else s.n - rest
 
 
+def deal(groups: int, most_parts: int, threads: int) -> int:
+    """The tasks of Deal, of conv_batch.cpp."""
+    rest = groups % threads
+    return groups - rest + rest * clamp(threads // max(rest, 1), 1, most_parts)
+
+
 def batch_loops(s: Conv, channels: int, threads: int) -> list[Loop]:
     """conv2d_forward_by_batch and conv2d_backward_data_by_batch; what is left of the images is not counted."""
     images = images_by_batch(s)
     groups, least = ceil_div(images, NR), ceil_div(channels, MR)
     tiles = clamp(ceil_div(threads, groups), least, max(least, channels // 4))
     work = images * s.out_size**2 * s.k * s.c * s.kernel**2 * FMA_NS
-    return [Loop(groups * clamp(threads // groups, 1, tiles), work)]
+    return [Loop(deal(groups, tiles, threads), work)]
 
 
 def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
@@ -208,7 +214,7 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     if images := images_by_batch(s):
         splits = min(ceil_div(images, NR), 64)
         work = images * s.out_size**2 * s.k * s.c * s.kernel**2 * FMA_NS
-        return [Loop(splits * clamp(threads // splits, 1, ceil_div(s.k, 4)), work)]
+        return [Loop(deal(splits, ceil_div(s.k, 4), threads), work)]
     one_row = s.kernel == s.stride == 1
     rows, cols = (s.n, s.out_size**2) if one_row else (s.n * s.out_size, s.out_size)
     reach = (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride

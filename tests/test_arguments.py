@@ -211,7 +211,7 @@ def test_lists_are_arrays_too() -> None:
         (
             lambda: npconv.max_pool2d_backward(np.ones((1, 2, 2)), np.full((1, 2, 2), 99), (1, 4, 4)),
             ValueError,
-            "max_pool2d_backward: indices holds 99, the planes of input_shape have 16 pixels",
+            "max_pool2d_backward: indices holds 99, the planes they point into have 16 pixels",
         ),
         (
             lambda: npconv.max_pool2d_backward(np.ones((1, 2, 2)), np.full((1, 2, 2), -2), (1, 4, 4)),
@@ -282,11 +282,11 @@ def test_the_compiled_module_guards_its_memory() -> None:
     core = npconv._core
     one, pad = (1, 1), (0, 0, 0, 0)
     with pytest.raises(TypeError, match="C-contiguous"):
-        core.conv2d(X[:, :, ::2], W, None, one, pad, one, 1, 0)
+        core.conv2d(X[:, :, ::2], W, None, one, pad, one, 1, 0, False)
     with pytest.raises(TypeError, match="C-contiguous"):
-        core.conv2d(X, W.astype(np.float64), None, one, pad, one, 1, 0)
+        core.conv2d(X, W.astype(np.float64), None, one, pad, one, 1, 0, False)
     with pytest.raises(TypeError, match="float32 or float64"):
-        core.conv2d(X.astype(int), W, None, one, pad, one, 1, 0)
+        core.conv2d(X.astype(int), W, None, one, pad, one, 1, 0, False)
     with pytest.raises(ValueError, match="dy has shape"):
         core.conv2d_backward(X, X, W, one, pad, one, 1, (True, True, True), 0)
     with pytest.raises(ValueError, match="inner sizes"):

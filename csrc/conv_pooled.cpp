@@ -18,9 +18,8 @@ namespace npconv {
 namespace {
 
 constexpr const char* backward_op = "conv2d_relu_max_pool2d_backward";
-constexpr index_t cache_elements = 1 << 17;  // what stays in the L2 cache between convolution and pooling
-constexpr index_t gradient_elements =
-    1 << 21;  // of the gradient between them, where it is made: of some images at a time
+constexpr index_t cache_elements = 1 << 17;     // what stays in the L2 cache between convolution and pooling
+constexpr index_t gradient_elements = 1 << 21;  // of the gradient between them at a time, where it has to be made
 
 /// The gradient between convolution and pooling, never made as a whole: each value goes straight to its pixel's place.
 template <class T>

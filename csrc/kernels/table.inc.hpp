@@ -32,6 +32,7 @@ constexpr void fill_runs(TypedKernels<T>& kernels) {
 template <class T, int Bytes, int MR, int NV>
 constexpr TypedKernels<T> typed_kernels() {
     static_assert(MR <= max_tile_rows && NV * Simd<T, Bytes>::lanes <= max_tile_columns);
+    static_assert(NV == 2);  // or the last columns, in whole vectors, would fill neither a tile nor a narrow one
     TypedKernels<T> kernels{};
     kernels.lanes = Simd<T, Bytes>::lanes;
     kernels.mr = MR;

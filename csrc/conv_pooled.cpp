@@ -22,20 +22,25 @@ constexpr index_t cache_elements = 1 << 17;     // what stays in the L2 cache be
 constexpr index_t gradient_elements = 1 << 21;  // of the gradient between them at a time, where it has to be made
 
 /// The gradient between convolution and pooling, never made as a whole: each value goes straight to its pixel's place.
+/// Its planes have rows of `row` pixels: pool.w, or all (in_one_row).
 template <class T>
-PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* indices) {
+PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* indices, index_t row) {
     const index_t nr = kernels_of<T>().nr;
     const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
     const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);
     // Window by window ...
     const auto scattered = [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                                T* packed) {
-        const index_t first = strip.row * pool.w;
+        const bool one_row = row != pool.w;
+        const index_t first =
+            one_row ? col : strip.row * row;  // where the strip begins in its plane, and how long it is
+        const index_t reached = one_row ? width : strip.rows * row;
         std::fill(packed, packed + strip.rows * width * nr, T(0));
-        // The windows that reach into the strip: the first one ends, the last one starts there.
-        const index_t begin = ceil_div(std::max<index_t>(strip.row + pool.pad.h - reach, 0), pool.stride.h);
-        const index_t end = std::min((strip.row + strip.rows - 1 + pool.pad.h) / pool.stride.h + 1, pool.oh);
         const index_t end_of_strip = strip.rows * width;
+        // The windows that reach into the strip: the first one ends, the last one starts there.
+        const index_t top = first / pool.w, bottom = (first + std::max<index_t>(reached, 1) - 1) / pool.w;
+        const index_t begin = ceil_div(std::max<index_t>(top + pool.pad.h - reach, 0), pool.stride.h);
+        const index_t end = std::min((bottom + pool.pad.h) / pool.stride.h + 1, pool.oh);
         // Where in the panel a pixel goes. What lies outside goes behind the strip and is never read: a branch would be
         // a coin toss.
         const auto place = [&](index_t pixel) { return pixel >= 0 && pixel < end_of_strip ? pixel : end_of_strip; };
@@ -55,7 +60,7 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* i
                 }
             }
         };
-        if (width == pool.w) {
+        if (width == pool.w || one_row) {
             scatter(place);
         } else {
             scatter(place_in_columns);
@@ -64,7 +69,7 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* i
     if (!windows_apart(pool)) return scattered;
     // ... or, where the windows lie side by side, row by row of pixels, for all channels of the panel at once.
     return [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed) {
-        if (width != pool.w) {
+        if (width != pool.w || row != pool.w) {
             scattered(strip, col, width, channel, count, packed);
             return;
         }
@@ -97,7 +102,7 @@ void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, co
         };
         const Axis v = axis(conv.h, conv.oh, conv.pad.top), h = axis(conv.w, conv.ow, conv.pad.left);
         winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), tile,
-                           unpooled(pool, dy, indices));
+                           unpooled(pool, dy, indices, conv.ow));
         return;
     }
     const index_t images = std::clamp<index_t>(gradient_elements / between, 1, std::max<index_t>(conv.n, 1));
@@ -127,16 +132,17 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         });
         return;
     }
-    if (weight_suits_planes(conv)) {
+    const ConvShape s = in_one_row(conv);
+    if (weight_suits_planes(s)) {
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
             const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
             max_pool2d_backward(backward_op, 1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);
             return static_cast<const T*>(buffer);
         };
-        conv2d_backward_weight_by_planes<T>(conv, plane_of, x, dweight, dbias);
+        conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
     }
-    backward_weight<T>(conv, unpooled(pool, dy, indices), x, dweight, dbias, Algorithm::automatic);
+    backward_weight<T>(s, unpooled(pool, dy, indices, s.ow), x, dweight, dbias, automatic);
 }
 
 }  // namespace

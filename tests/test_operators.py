@@ -205,6 +205,29 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
         assert_close(a, e, dz[:, 0].size)
 
 
+@pytest.mark.parametrize("channels", [(16, 4), (3, 5), (40, 70)])
+@pytest.mark.parametrize("window", [(2, 2), (3, 1), (3, 2), (5, 5)])
+@pytest.mark.parametrize("size", [(6, 28), (1, 60), (33, 9), (20, 31)])
+def test_single_pixels_with_relu_and_pooling_give_the_same_bits(
+    channels: tuple[int, int], window: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    x, weight = rng.standard_normal((3, channels[0], *size)), rng.standard_normal((channels[1], channels[0], 1, 1))
+    padding = window[0] // 2
+    y, indices = functional.conv2d_relu_max_pool2d(
+        x, weight, kernel_size=window[0], pool_stride=window[1], pool_padding=padding
+    )
+    z = npconv.relu(npconv.conv2d(x, weight))
+    pooled, at = npconv.max_pool2d(z, *window, padding, return_indices=True)
+    assert y.tobytes() == pooled.tobytes()
+    dy = rng.standard_normal(y.shape)
+    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
+    fused = functional.conv2d_relu_max_pool2d_backward(
+        dy, indices, x, weight, kernel_size=window[0], pool_stride=window[1], pool_padding=padding
+    )
+    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight), strict=True):
+        assert a.tobytes() == e.tobytes()
+
+
 def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(rng: np.random.Generator) -> None:
     x, weight = rng.standard_normal((40, 1, 28, 28)), rng.standard_normal((30, 1, 5, 5))
     results = []

@@ -32,9 +32,8 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* i
     const auto scattered = [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
                                T* packed) {
         const bool one_row = row != pool.w;
-        const index_t first =
-            one_row ? col : strip.row * row;  // where the strip begins in its plane, and how long it is
-        const index_t reached = one_row ? width : strip.rows * row;
+        // Where the strip begins in its plane, and how many pixels further it reaches.
+        const index_t first = one_row ? col : strip.row * row, reached = one_row ? width : strip.rows * row;
         std::fill(packed, packed + strip.rows * width * nr, T(0));
         const index_t end_of_strip = strip.rows * width;
         // The windows that reach into the strip: the first one ends, the last one starts there.

@@ -48,29 +48,6 @@ void store(const Correlation<T>& c, const Strip& strip, index_t col, index_t wid
     }
 }
 
-/// Takes the maximum of each window over the finished sums of a strip, and turns it over into the planes of its image.
-template <class T>
-void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, index_t count, const T* sums) {
-    const TypedKernels<T>& kernel = kernels_of<T>();
-    const PoolShape& s = pooled.shape;
-    const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
-    Scratch<T> maxima(windows * nr);
-    Scratch<std::int32_t> indices(pooled.indices ? windows * nr : 0);
-    const WindowTaps taps(s, s.w * nr, nr);
-    for (index_t row = 0; row < rows; ++row) {
-        const index_t first = row * s.kernel.h * s.w;
-        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, taps.count(), sums + first * nr, taps.offsets.data(),
-                                taps.codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
-                                static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
-                                pooled.indices ? indices.data() + row * s.ow * nr : nullptr);
-    }
-    const index_t plane = s.oh * s.ow;
-    const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
-    kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
-    if (!pooled.indices) return;
-    transpose_indices(indices.data(), nr, windows, count, pooled.indices + to, plane, windows);
-}
-
 }  // namespace
 
 template <class T>

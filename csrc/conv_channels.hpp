@@ -3,6 +3,7 @@
 
 #include "correlation.hpp"
 #include "dispatch.hpp"
+#include "pool.hpp"
 #include "shape.hpp"
 
 namespace npconv {
@@ -14,14 +15,6 @@ bool suits_channels(const Correlation<T>& c) {
     const index_t lanes = kernels_of<T>().lanes;
     return 4 * c.out_channels >= 3 * ceil_div(c.out_channels, lanes) * lanes && c.taps() > 1 && c.reduction() >= 256;
 }
-
-/// Where max pooling of ReLU of the result goes, instead of the result.
-template <class T>
-struct Pooled {
-    PoolShape shape;
-    T* y;
-    std::int32_t* indices;  ///< may be null
-};
 
 /// The correlation; if `pooled` is not null, its windows tile the result.
 template <class T>

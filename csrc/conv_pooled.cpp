@@ -166,9 +166,13 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
                                        bias, y + done, indices ? indices + done : nullptr);
         return;
     }
+    const Pooled<T> pooled{pool, y, indices};
     if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
-        const Pooled<T> pooled{pool, y, indices};
         correlate_along_channels(correlation, &pooled);
+        return;
+    }
+    if (tile > 0 && windows_apart(pool) && tile % pool.kernel.h == 0) {
+        winograd_correlate(correlation, tile, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
         return;
     }
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();

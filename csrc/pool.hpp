@@ -7,6 +7,8 @@
 
 #include "dispatch.hpp"
 #include "shape.hpp"
+#include "slab.hpp"
+#include "workspace.hpp"
 
 namespace npconv {
 
@@ -53,6 +55,37 @@ inline bool windows_apart(const PoolShape& s) {
 /// Whether they leave no pixel over, either.
 inline bool tiles_input(const PoolShape& s) {
     return windows_apart(s) && s.oh * s.stride.h == s.h && s.ow * s.stride.w == s.w;
+}
+
+/// Where max pooling of ReLU of the result goes, instead of the result.
+template <class T>
+struct Pooled {
+    PoolShape shape;
+    T* y;
+    std::int32_t* indices;  ///< may be null
+};
+
+/// Takes the maximum of each window over the finished sums of a strip, and turns it over into the planes of its image.
+template <class T>
+void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, index_t count, const T* sums) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const PoolShape& s = pooled.shape;
+    const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
+    Scratch<T> maxima(windows * nr);
+    Scratch<std::int32_t> indices(pooled.indices ? windows * nr : 0);
+    const WindowTaps taps(s, s.w * nr, nr);
+    for (index_t row = 0; row < rows; ++row) {
+        const index_t first = row * s.kernel.h * s.w;
+        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, taps.count(), sums + first * nr, taps.offsets.data(),
+                                taps.codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
+                                static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
+                                pooled.indices ? indices.data() + row * s.ow * nr : nullptr);
+    }
+    const index_t plane = s.oh * s.ow;
+    const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
+    kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
+    if (!pooled.indices) return;
+    transpose_indices(indices.data(), nr, windows, count, pooled.indices + to, plane, windows);
 }
 
 /// The way back through windows that lie side by side: `rows` rows of pixels from `first` on, each with the gradient of

@@ -16,11 +16,14 @@ namespace {
 //     sums (tiles x out channels) = pixels (tiles x in channels) * weights (in channels x out channels)
 
 // Sizes of what is worked on at a time.
-constexpr index_t pixel_elements = 384 << 10;  // transformed pixels of a task, and at least so many tiles:
-constexpr index_t least_tiles = 48;
-constexpr index_t weight_channels = 128;   // input channels whose weights are transformed at a time
-constexpr index_t gradient_channels = 64;  // input, and output, channels of a task of the weight gradient
-constexpr index_t gradient_tiles = 48;     // tiles that it sums at a time
+constexpr index_t pixel_elements = 96 << 10;  // transformed pixels of a task, in so many tiles at least:
+constexpr index_t least_tiles = 28, least_tiles_of_many_weights = 64;
+constexpr index_t many_weights = 1 << 20,
+                  too_many_weights = 4 << 20;  // transformed: more than the L2, the L3 cache has
+constexpr index_t scattered_tiles = 128;       // of an image, all in one task
+constexpr index_t weight_channels = 128;       // input channels whose weights are transformed at a time
+constexpr index_t gradient_channels = 64;      // input, and output, channels of a task of the weight gradient
+constexpr index_t gradient_tiles = 48;         // tiles that it sums at a time
 
 /// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
 /// `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
@@ -221,13 +224,12 @@ int winograd_weight_tile(const ConvShape& s, Algorithm algorithm) {
 }
 
 template <class T>
-void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& images) {
+void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& images, const Pooled<T>* pooled) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
     const index_t elements = (tile + 2) * (tile + 2), out_plane = c.out_h * c.out_w;
     if (c.images == 0) return;
     const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
-    const index_t most = std::max(pixel_elements / (elements * ld), least_tiles);
 
     // Tiles of the result gather what they read. Or else tiles of the input scatter what they make, by the same
     // formulas transposed: where the result is the larger of the two, but all within reach, they are fewer. Then an
@@ -239,23 +241,29 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
     };
     const index_t in_tiles = ceil_div(c.v.in, tile) * ceil_div(c.h.in, tile);
     const index_t out_tiles = ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile);
-    const bool scatter = 6 * in_tiles <= 5 * out_tiles && in_tiles <= most && within_reach(c.v) && within_reach(c.h);
+    const bool scatter =
+        6 * in_tiles <= 5 * out_tiles && in_tiles <= scattered_tiles && within_reach(c.v) && within_reach(c.h);
     const auto origin_of = [&](const Axis& axis) {
         return scatter ? -first_and_last(axis).second : first_and_last(axis).first;
     };
     const index_t origin_v = origin_of(c.v), origin_h = origin_of(c.h);
     const bool backwards = (c.v.taps[0].offset > c.v.taps[2].offset) != scatter;
 
+    const index_t panels = ceil_div(c.out_channels, nr), threads = get_num_threads();
+    const index_t steps = ceil_div(c.in_channels, weight_channels), kc_most = ceil_div(c.in_channels, steps);
+    const index_t weight_step = off_power_of_two(kc_most * nr, kernel.lanes), weight_size = elements * weight_step;
+    const index_t all_weight_size = c.groups * panels * steps * weight_size;
+
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
     const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile), unit = scatter ? tiles_v : 1;
-    const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile), threads = get_num_threads();
-    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, most / unit, threads);
-    const index_t blocks = grid.blocks() * c.groups;
-    const index_t panels = ceil_div(c.out_channels, nr), parts = std::clamp<index_t>(threads / blocks, 1, panels);
+    const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
+    const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
+    const index_t most = std::max(pixel_elements / (elements * ld), least) / unit;
+    const index_t whole = scatter || pooled ? tiles_h : 1;  // no row is cut that has to stay whole
+    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, std::max(most, whole), threads);
+    const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
-    const index_t kc_most = std::min(c.in_channels, weight_channels);
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
-    const index_t weight_step = off_power_of_two(kc_most * nr, kernel.lanes);
     const index_t sum_step = off_power_of_two(most_tiles * nr, kernel.lanes);
     std::vector<index_t> pixel_steps, sum_steps;
     for (index_t e = 0; e < elements; ++e) {
@@ -264,6 +272,20 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
     }
     index_t rows_of_a[max_tile_rows];
     for (index_t i = 0; i < max_tile_rows; ++i) rows_of_a[i] = i * ld;
+
+    // Weights that several blocks want are transformed once, unless it is quicker to do it again than to fetch them.
+    const bool at_once = grid.blocks() > threads && all_weight_size <= too_many_weights;
+    Scratch<T> all_weights(at_once ? all_weight_size : 0);
+    const auto transform_panel = [&](index_t group, index_t panel, index_t step, T* to) {
+        const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
+        const index_t k = step * kc_most, kc = std::min(kc_most, c.in_channels - k);
+        transform_weights(c, group, m, count, k, kc, tile, backwards, to, weight_step);
+    };
+    const double weights_ns = static_cast<double>(weight_size) * element_ns;
+    parallel_for(at_once ? c.groups * panels * steps : 0, weights_ns, [&](index_t task) {
+        transform_panel(task / steps / panels, task / steps % panels, task % steps,
+                        all_weights.data() + task * weight_size);
+    });
 
     const double task_ns = static_cast<double>(most_tiles * elements * c.in_channels) *
                            static_cast<double>(c.out_channels) * fma_ns / static_cast<double>(parts);
@@ -283,13 +305,16 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
         transform_pixels(in, images, group * c.in_channels, c.in_channels,
                          scatter ? transforms.output_gradient : transforms.input, pixels.data(), pixel_steps, ld);
 
-        Scratch<T> weights(elements * weight_step), sums(elements * sum_step), image((out.pixels() + 1) * nr);
+        Scratch<T> own_weights(at_once ? 0 : weight_size), sums(elements * sum_step), image((out.pixels() + 1) * nr);
         T bias[max_tile_columns] = {};
         for (index_t panel = share_begin(part, parts, panels); panel < share_begin(part + 1, parts, panels); ++panel) {
             const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
-            for (index_t k = 0; k < c.in_channels; k += kc_most) {
-                const index_t kc = std::min(kc_most, c.in_channels - k);
-                transform_weights(c, group, m, count, k, kc, tile, backwards, weights.data(), weight_step);
+            for (index_t step = 0; step < steps; ++step) {
+                const index_t k = step * kc_most, kc = std::min(kc_most, c.in_channels - k);
+                if (!at_once) transform_panel(group, panel, step, own_weights.data());
+                const T* const weights =
+                    at_once ? all_weights.data() + ((group * panels + panel) * steps + step) * weight_size
+                            : own_weights.data();
                 for (index_t e = 0; e < elements; ++e) {
                     for (index_t i = 0; i < row_tiles; ++i) {
                         const index_t t = share_begin(i, row_tiles, tiles);
@@ -297,7 +322,7 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
                         const auto gemm_tile =
                             count <= kernel.lanes ? kernel.narrow_row_gemm_tile[rows] : kernel.row_gemm_tile[rows];
                         gemm_tile(1, kc, pixels.data() + e * pixel_step + t * ld + k, rows_of_a, 0,
-                                  weights.data() + e * weight_step, nr, sums.data() + e * sum_step + t * nr, nr, k > 0);
+                                  weights + e * weight_step, nr, sums.data() + e * sum_step + t * nr, nr, k > 0);
                     }
                 }
             }
@@ -311,6 +336,12 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
             for (const PixelBlock::Tile& to : out.tiles()) {
                 transform(sums_of_tile, sum_steps.data(), count, image.data() + to.first, to.offsets, bias);
                 sums_of_tile += nr;
+            }
+            if (pooled) {
+                for (const PixelBlock::Piece& piece : out.pieces) {
+                    store_pooled(*pooled, piece.strip, channel, count, image.data() + piece.first * nr);
+                }
+                continue;
             }
             if (scatter && c.relu) kernel.relu_forward(image.data(), image.data(), out.pixels() * nr);
             out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
@@ -423,8 +454,8 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
     }
 }
 
-template void winograd_correlate(const Correlation<float>&, int, const PackPixels<float>&);
-template void winograd_correlate(const Correlation<double>&, int, const PackPixels<double>&);
+template void winograd_correlate(const Correlation<float>&, int, const PackPixels<float>&, const Pooled<float>*);
+template void winograd_correlate(const Correlation<double>&, int, const PackPixels<double>&, const Pooled<double>*);
 template void winograd_backward_weight(const ConvShape&, int, const PackPixels<float>&, const float*, float*, float*);
 template void winograd_backward_weight(const ConvShape&, int, const PackPixels<double>&, const double*, double*,
                                        double*);

@@ -4,6 +4,7 @@
 
 #include "conv.hpp"
 #include "correlation.hpp"
+#include "pool.hpp"
 
 namespace npconv {
 
@@ -14,9 +15,11 @@ int winograd_tile(const ConvShape& shape, Algorithm algorithm);
 /// The same for the weight gradient.
 int winograd_weight_tile(const ConvShape& shape, Algorithm algorithm);
 
-/// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4; `in` stands for the images of that name.
+/// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4; `in` stands for the images of that name. If
+/// `pooled` is not null, its windows lie side by side and those of `tile` rows of pixels in these rows.
 template <class T>
-void winograd_correlate(const Correlation<T>& correlation, int tile, const PackPixels<T>& in);
+void winograd_correlate(const Correlation<T>& correlation, int tile, const PackPixels<T>& in,
+                        const Pooled<T>* pooled = nullptr);
 
 /// dweight, and dbias if it is not null.
 template <class T>

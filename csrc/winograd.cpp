@@ -19,11 +19,11 @@ namespace {
 constexpr index_t pixel_elements = 96 << 10;  // transformed pixels of a task, in so many tiles at least:
 constexpr index_t least_tiles = 28, least_tiles_of_many_weights = 64;
 constexpr index_t many_weights = 1 << 20,
-                  too_many_weights = 4 << 20;  // transformed: more than the L2, the L3 cache has
-constexpr index_t scattered_tiles = 128;       // of an image, all in one task
-constexpr index_t weight_channels = 128;       // input channels whose weights are transformed at a time
-constexpr index_t gradient_channels = 64;      // input, and output, channels of a task of the weight gradient
-constexpr index_t gradient_tiles = 48;         // tiles that it sums at a time
+                  too_many_weights = 4 << 20;     // transformed: more than the L2, the L3 cache has
+constexpr index_t scattered_tiles = 128;          // of an image, all in one task
+constexpr index_t weight_channels = 128;          // input channels whose weights are transformed at a time
+constexpr index_t gradient_channels = 64;         // input, and output, channels of a task of the weight gradient
+constexpr index_t gradient_elements = 352 << 10;  // of what it holds, transformed
 
 /// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
 /// `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
@@ -364,14 +364,20 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
     // sums of a few runs, which depend on the shape alone, are then added in order.
     const index_t c_chunks = ceil_div(cg, gradient_channels), k_chunks = ceil_div(kg, gradient_channels);
     const index_t ld_x = off_power_of_two(std::min(cg, gradient_channels), kernel.lanes);
-    const index_t ld_dy = off_power_of_two(std::min(kg, gradient_channels), nr);
-    const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), gradient_tiles);
-    const index_t splits =
-        std::clamp<index_t>(std::max<index_t>(1 << 20, 3 * size) / size, 1, std::min<index_t>(grid.blocks(), 64));
+    const index_t ld_dy = ceil_div(std::min(kg, gradient_channels), nr) * nr + kernel.lanes;
+    const index_t sum_step = off_power_of_two(std::min(cg, gradient_channels) * ld_dy, kernel.lanes);
+    const index_t tiles_at_once =
+        std::clamp<index_t>((gradient_elements / elements - sum_step) / (ld_x + ld_dy), 16, 64);
+    const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), tiles_at_once);
+    // Of 2 to 8 blocks each, but for memory; a power of two, so that threads share them evenly.
+    const index_t few = std::min(16 / (s.groups * c_chunks * k_chunks), ceil_div(grid.blocks(), 2));
+    const index_t memory = std::max<index_t>(1 << 20, 3 * size) / size;
+    const index_t wanted = std::min({std::max(few, grid.blocks() / 8), memory, index_t(64)});
+    index_t splits = 1;
+    while (splits < wanted) splits *= 2;
     const index_t most_tiles = grid.block_rows * grid.block_cols;
     const index_t x_step = off_power_of_two(most_tiles * ld_x, kernel.lanes);
     const index_t dy_step = off_power_of_two(most_tiles * ld_dy, kernel.lanes);
-    const index_t sum_step = off_power_of_two(std::min(cg, gradient_channels) * ld_dy, kernel.lanes);
     std::vector<index_t> x_steps, dy_steps, sum_steps, row_of_dy;
     for (index_t e = 0; e < elements; ++e) {
         x_steps.push_back(e * x_step);

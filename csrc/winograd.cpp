@@ -209,18 +209,18 @@ double element_cost(const ConvShape& s, double product, double transforms, doubl
 
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
 // nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
-// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 15000 a row.
+// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 10000 a row.
 int winograd_tile(const ConvShape& s, Algorithm algorithm) {
     const auto pixels = static_cast<double>(s.oh * s.ow), steps = static_cast<double>(9 * s.cg());
-    const double direct = pixels * steps * (1.4 * static_cast<double>(s.kg()) + 9) + 15000 * static_cast<double>(s.oh);
-    return choose_tile(s, algorithm, direct, element_cost(s, 1.2, 26, 1200));
+    const double direct = pixels * steps * (1.5 * static_cast<double>(s.kg()) + 9) + 10000 * static_cast<double>(s.oh);
+    return choose_tile(s, algorithm, direct, element_cost(s, 1.1, 22, 600));
 }
 
 // The weight gradient transforms what goes in, but its result only once: it is worth it sooner.
 int winograd_weight_tile(const ConvShape& s, Algorithm algorithm) {
     const auto pixels = static_cast<double>(s.oh * s.ow), steps = static_cast<double>(9 * s.cg());
     const double direct = pixels * steps * static_cast<double>(ceil_div(s.kg(), 16) * 16) / 0.6;
-    return choose_tile(s, algorithm, direct, element_cost(s, 1.15, 30, 300));
+    return choose_tile(s, algorithm, direct, element_cost(s, 1.15, 20, 300));
 }
 
 template <class T>

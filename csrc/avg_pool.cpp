@@ -12,6 +12,7 @@ namespace {
 
 constexpr index_t buffer_elements = 4096;    // rows that are summed up before their windows are: in the L1 cache
 constexpr index_t block_elements = 1 << 15;  // of several planes that are turned over at a time: in the L2 cache
+constexpr index_t short_plane = 1024;        // so many pixels are added up in the precision of T, many planes at a time
 
 /// What is common to both directions. Sums are made along the columns first, a vector of pixels at a time, and then
 /// along the rows of what that gives.
@@ -213,6 +214,11 @@ void avg_pool2d_forward(const AverageShape& shape, const T* x, T* y) {
     const index_t block_rows = std::clamp<index_t>(buffer_elements / ld, 1, v.out);
     parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
         const index_t last = std::min((task + 1) * grain, shape.planes);
+        if (averages.whole_plane() && in_plane <= short_plane) {
+            const index_t first = task * grain;
+            kernel.average_runs(last - first, x + first * in_plane, in_plane, averages.divisor_of_plane(), y + first);
+            return;
+        }
         if (averages.whole_plane()) {
             const auto divisor = static_cast<double>(averages.divisor_of_plane());
             for (index_t p = task * grain; p < last; ++p) {

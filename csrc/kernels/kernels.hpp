@@ -152,6 +152,9 @@ struct TypedKernels {
     /// dx = factor[0]*dy + factor[1]*(x - mean) + factor[2].
     void (*normalization_gradient)(const T* dy, const T* x, T mean, const T* factor, T* dx, index_t n);
 
+    /// y[p] = the sum of x[p*n + i] over i < n, over the divisor, for p < count.
+    void (*average_runs)(index_t count, const T* x, index_t n, T divisor, T* y);
+
     /// y[i*ld_y + j] = the sum of x[r*width + j] over begin[i] <= r < end[i], for i < rows and j < width.
     void (*sum_rows)(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y,
                      index_t ld_y);

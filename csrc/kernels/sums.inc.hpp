@@ -99,6 +99,46 @@ void normalization_gradient(const T* dy, const T* x, T mean, const T* factor, T*
 }
 
 template <class T, int Bytes>
+void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
+    // Of the last vector of a run that is no whole number of them, the elements that have been added already.
+    typename S::Vector whole = {};
+    NPCONV_UNROLL
+    for (int l = 0; l < lanes; ++l) whole[l] = l < lanes - n % lanes ? T(0) : T(1);
+    for (; count > 0; count -= lanes, y += lanes) {
+        typename S::Vector sum[lanes];
+        for (int p = 0; p < lanes; ++p) {
+            sum[p] = typename S::Vector{};
+            if (p >= count) continue;
+            index_t i = 0;
+            for (; n - i >= lanes; i += lanes) sum[p] += S::load(x + i);
+            if (n < lanes) {
+                sum[p] = S::load_part(x, n);
+            } else if (i < n) {
+                sum[p] += whole != 0 ? S::load(x + n - lanes) : typename S::Vector{};
+            }
+            x += n;
+        }
+        // Each round adds the halves of all vectors, and leaves half as many of them: element p becomes the sum of the
+        // p-th.
+        NPCONV_UNROLL
+        for (int half = lanes / 2; half > 0; half /= 2) {
+            NPCONV_UNROLL
+            for (int p = 0; p < half; ++p) {
+                sum[p] = S::interleave_lower(sum[p], sum[p + half]) + S::interleave_upper(sum[p], sum[p + half]);
+            }
+        }
+        const auto average = sum[0] / divisor;
+        if (count >= lanes) {
+            S::store(y, average);
+        } else {
+            S::store_part(y, average, count);
+        }
+    }
+}
+
+template <class T, int Bytes>
 void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y, index_t ld_y) {
     for (index_t i = 0; i < rows; ++i, y += ld_y) {
         const T* const first = x + begin[i] * width;

@@ -54,6 +54,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.sum_of_products = sum_of_products<T, Bytes>;
     kernels.scale_and_shift = scale_and_shift<T, Bytes>;
     kernels.normalization_gradient = normalization_gradient<T, Bytes>;
+    kernels.average_runs = average_runs<T, Bytes>;
     kernels.sum_rows = sum_rows<T, Bytes>;
     kernels.average_windows[0] = average_windows<T, Bytes, 3>;
     kernels.average_windows[1] = average_windows<T, Bytes, 1>;

@@ -104,15 +104,19 @@ struct BlockGrid {
     }
 };
 
-/// The same with as many blocks for one thread as for another, where there are few of them.
-inline BlockGrid balanced_grid(index_t images, index_t image_rows, index_t image_cols, index_t most, index_t threads) {
+/// The same with as many blocks for one thread as for another, where there are few of them. `whole_rows`: no row is
+/// cut, whatever it has.
+inline BlockGrid balanced_grid(index_t images, index_t image_rows, index_t image_cols, index_t most, index_t threads,
+                               bool whole_rows = false) {
+    if (whole_rows) most = std::max(most, image_cols);
     const index_t all = images * image_rows * image_cols, blocks = ceil_div(all, most);
     if (blocks == 1 || blocks >= 8 * threads) return BlockGrid(images, image_rows, image_cols, most);
     const index_t rounds = std::max<index_t>((2 * blocks + threads) / (2 * threads), 1);
     const index_t wanted = ceil_div(all, rounds * threads);
     // Rounded up to whole rows: a block more than there are turns would be a turn of its own.
     const index_t rows = ceil_div(wanted, image_cols);
-    return BlockGrid(images, image_rows, image_cols, wanted < image_cols ? wanted : rows * image_cols);
+    const bool parts_of_rows = wanted < image_cols && !whole_rows;
+    return BlockGrid(images, image_rows, image_cols, parts_of_rows ? wanted : rows * image_cols);
 }
 
 /// Successive output rows of one image; `source` is where the first one's pixels lie in the slab.

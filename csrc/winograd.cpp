@@ -259,8 +259,8 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
     const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
     const index_t most = std::max(pixel_elements / (elements * ld), least) / unit;
-    const index_t whole = scatter || pooled ? tiles_h : 1;  // no row is cut that has to stay whole
-    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, std::max(most, whole), threads);
+    const BlockGrid grid =
+        balanced_grid(c.images, tiles_v / unit, tiles_h, std::max<index_t>(most, 1), threads, scatter || pooled);
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);

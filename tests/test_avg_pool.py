@@ -86,6 +86,19 @@ def test_adaptive_is_the_reference(dtype: type, shape: tuple, size: tuple, seed:
     assert_close(dx, reference.adaptive_avg_pool2d_backward(dy, shape), 1200)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pixels", [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 49, 1024, 1025])
+@pytest.mark.parametrize("planes", [1, 15, 16, 17, 40])
+def test_whole_planes(dtype: type, pixels: int, planes: int, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((planes, 1, pixels))
+    assert_close(npconv.adaptive_avg_pool2d(x.astype(dtype), 1)[:, 0, 0], x.mean((1, 2)), pixels)
+    x[planes // 2, 0, pixels // 2] = np.nan  # in one plane, and in one plane only
+    x[-1, 0, 0] = np.inf
+    y = npconv.adaptive_avg_pool2d(x.astype(dtype), 1)[:, 0, 0]
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x).any((1, 2)))
+    np.testing.assert_array_equal(y == np.inf, np.isinf(x).any((1, 2)) & ~np.isnan(x).any((1, 2)))
+
+
 def test_adaptive_by_hand() -> None:
     """Of five pixels two windows of three, which share the middle; of two pixels three windows."""
     x = np.arange(5.0).reshape(1, 1, 5)

@@ -205,6 +205,24 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
         assert_close(a, e, dz[:, 0].size)
 
 
+def assert_fused_gives_the_same_bits(
+    x: np.ndarray, weight: np.ndarray, conv_padding: int, window: tuple[int, int, int], seed: int = 0
+) -> None:
+    """With ReLU and max pooling, of (kernel size, stride, padding), and without a bias: forward and backward."""
+    kernel_size, stride, padding = window
+    pooling = {"kernel_size": kernel_size, "pool_stride": stride, "pool_padding": padding}
+    y, indices = functional.conv2d_relu_max_pool2d(x, weight, None, 1, conv_padding, **pooling)
+    z = npconv.relu(npconv.conv2d(x, weight, None, 1, conv_padding))
+    pooled, at = npconv.max_pool2d(z, *window, return_indices=True)
+    assert y.tobytes() == pooled.tobytes()
+    np.testing.assert_array_equal(indices, np.where(y <= 0, -1, at))
+    dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
+    fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, 1, conv_padding, **pooling)
+    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, 1, conv_padding), strict=True):
+        assert a.tobytes() == e.tobytes()
+
+
 @pytest.mark.parametrize("channels", [(16, 4), (3, 5), (40, 70)])
 @pytest.mark.parametrize("window", [(2, 2), (3, 1), (3, 2), (5, 5)])
 @pytest.mark.parametrize("size", [(6, 28), (1, 60), (33, 9), (20, 31)])
@@ -212,26 +230,41 @@ def test_single_pixels_with_relu_and_pooling_give_the_same_bits(
     channels: tuple[int, int], window: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
 ) -> None:
     x, weight = rng.standard_normal((3, channels[0], *size)), rng.standard_normal((channels[1], channels[0], 1, 1))
-    padding = window[0] // 2
-    y, indices = functional.conv2d_relu_max_pool2d(
-        x, weight, kernel_size=window[0], pool_stride=window[1], pool_padding=padding
-    )
-    z = npconv.relu(npconv.conv2d(x, weight))
-    pooled, at = npconv.max_pool2d(z, *window, padding, return_indices=True)
-    assert y.tobytes() == pooled.tobytes()
-    dy = rng.standard_normal(y.shape)
-    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
-    fused = functional.conv2d_relu_max_pool2d_backward(
-        dy, indices, x, weight, kernel_size=window[0], pool_stride=window[1], pool_padding=padding
-    )
-    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight), strict=True):
-        assert a.tobytes() == e.tobytes()
+    assert_fused_gives_the_same_bits(x, weight, 0, (*window, window[0] // 2))
 
 
-def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(rng: np.random.Generator) -> None:
-    x, weight = rng.standard_normal((40, 1, 28, 28)), rng.standard_normal((30, 1, 5, 5))
+# Windows that Winograd's tiles hold whole, and others; tiles in several blocks; results larger than the input.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [(16, 40), (70, 33)])
+@pytest.mark.parametrize("window", [(2, 2, 0), (4, 4, 0), (1, 1, 0), (3, 3, 0), (2, 1, 0), (3, 2, 1)])
+@pytest.mark.parametrize(
+    ("shape", "padding"), [((5, 13, 11), 0), ((3, 8, 9), 1), ((2, 6, 5), 2), ((2, 27, 40), 1), ((1, 4, 260), 1)]
+)
+def test_3x3_kernels_with_relu_and_pooling_give_the_same_bits(
+    dtype: type, channels: tuple[int, int], window: tuple[int, int, int], shape: tuple, padding: int
+) -> None:
+    rng = np.random.default_rng(3)
+    x, weight = rng.standard_normal((shape[0], channels[0], *shape[1:])), rng.standard_normal((*channels[::-1], 3, 3))
+    assert_fused_gives_the_same_bits(x.astype(dtype), weight.astype(dtype), padding, window)
+
+
+# Images as lanes, channels as lanes, Winograd's tiles; so few rows that threads would like to share them.
+@pytest.mark.parametrize(
+    ("shape", "weight_shape"),
+    [
+        ((40, 1, 28, 28), (30, 1, 5, 5)),
+        ((1, 16, 12, 404), (32, 16, 5, 5)),
+        ((1, 16, 10, 1002), (32, 16, 3, 3)),
+        ((3, 34, 41, 41), (33, 34, 3, 3)),
+    ],
+)
+def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(
+    shape: tuple, weight_shape: tuple, rng: np.random.Generator
+) -> None:
+    x, weight = rng.standard_normal(shape), rng.standard_normal(weight_shape)
+    assert_fused_gives_the_same_bits(x, weight, 0, (2, 2, 0))
     results = []
-    for count in (1, 2, 3, 7):
+    for count in (1, 2, 3, 7, 16):
         with npconv.threads(count):
             y, indices = functional.conv2d_relu_max_pool2d(x, weight, kernel_size=2)
             gradients = functional.conv2d_relu_max_pool2d_backward(np.sin(y), indices, x, weight, kernel_size=2)

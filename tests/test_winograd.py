@@ -55,6 +55,9 @@ LARGE = [
     ((40, 33, 9, 10), (65, 33, 3, 3), 1),
     ((1, 3, 5, 1500), (4, 3, 3, 3), 2),
     ((60, 33, 13, 9), (65, 33, 3, 3), 0),  # dx has more tiles than dy: these scatter
+    ((3, 34, 41, 41), (33, 34, 3, 3), 0),  # ... more than a task usually has
+    ((4, 200, 34, 18), (170, 200, 3, 3), 1),  # many weights, and too many to keep them transformed
+    ((2, 390, 26, 26), (330, 390, 3, 3), 1),
 ]
 
 

@@ -62,22 +62,23 @@ def grid_blocks(rows: int, cols: int, most: int) -> int:
     return ceil_div(rows, ceil_div(rows, row_blocks)) * col_blocks
 
 
-def balanced_blocks(rows: int, cols: int, most: int, threads: int) -> int:
+def balanced_blocks(rows: int, cols: int, most: int, threads: int, whole_rows: bool = False) -> int:
     """balanced_grid of slab.hpp."""
+    most = max(most, cols) if whole_rows else most
     blocks = ceil_div(rows * cols, most)
     if 1 < blocks < 8 * threads:
         most = ceil_div(rows * cols, max((2 * blocks + threads) // (2 * threads), 1) * threads)
-        most = most if most < cols else ceil_div(most, cols) * cols
+        most = most if most < cols and not whole_rows else ceil_div(most, cols) * cols
     return grid_blocks(rows, cols, most)
 
 
 def winograd_tile(s: Conv) -> int:
-    direct = s.out_size**2 * 9 * s.c * (1.4 * s.k + 9) + 15000 * s.out_size
-    return cheapest_tile(s, direct, (1.2, 26, 1200))
+    direct = s.out_size**2 * 9 * s.c * (1.5 * s.k + 9) + 10000 * s.out_size
+    return cheapest_tile(s, direct, (1.1, 22, 600))
 
 
 def winograd_weight_tile(s: Conv) -> int:
-    return cheapest_tile(s, s.out_size**2 * 9 * s.c * ceil_div(s.k, 16) * 16 / 0.6, (1.15, 30, 300))
+    return cheapest_tile(s, s.out_size**2 * 9 * s.c * ceil_div(s.k, 16) * 16 / 0.6, (1.15, 20, 300))
 
 
 def cheapest_tile(s: Conv, direct: float, element: tuple[float, float, float]) -> int:
@@ -94,14 +95,19 @@ def cheapest_tile(s: Conv, direct: float, element: tuple[float, float, float]) -
 
 def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, tile: int, threads: int) -> list[Loop]:
     """winograd_correlate."""
-    elements, panels = (tile + 2) ** 2, ceil_div(k, NR)
-    most = max((384 << 10) // (elements * off_power_of_two(c)), 48)
+    elements, panels, steps = (tile + 2) ** 2, ceil_div(k, NR), ceil_div(c, 128)
+    weights = panels * steps * elements * off_power_of_two(ceil_div(c, steps) * NR)
     tiles, in_tiles, unit = ceil_div(out_size, tile), ceil_div(in_size, tile), 1
-    if 6 * in_tiles**2 <= 5 * tiles**2 and in_tiles**2 <= most:  # the tiles of the input scatter
+    scatter = 6 * in_tiles**2 <= 5 * tiles**2 and in_tiles**2 <= 128  # the tiles of the input do
+    if scatter:
         tiles = unit = in_tiles
-    blocks = balanced_blocks(n * tiles // unit, tiles, most // unit, threads)
+    most = max((96 << 10) // (elements * off_power_of_two(c)), 64 if weights > 1 << 20 else 28)
+    blocks = balanced_blocks(n * tiles // unit, tiles, max(most // unit, 1), threads, scatter)
     parts = clamp(threads // blocks, 1, panels)
-    return [Loop(blocks * parts, n * tiles**2 * elements * c * k * FMA_NS)]
+    loops = [Loop(blocks * parts, n * tiles**2 * elements * c * k * FMA_NS)]
+    if blocks > threads and weights <= 4 << 20:
+        loops.insert(0, Loop(panels * steps, weights * ELEMENT_NS))
+    return loops
 
 
 def channels_loops(c: Correlation, threads: int) -> list[Loop]:
@@ -205,9 +211,15 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
     if tile := winograd_weight_tile(s):
         size, tiles = s.k * s.c * 9, ceil_div(s.out_size, tile)
-        blocks = grid_blocks(s.n * tiles, tiles, 48)
-        splits = clamp(max(1 << 20, 3 * size) // size, 1, min(blocks, 64))
-        tasks = splits * ceil_div(s.c, 64) * ceil_div(s.k, 64)
+        elements, chunks = (tile + 2) ** 2, ceil_div(s.c, 64) * ceil_div(s.k, 64)
+        ld_x, ld_dy = off_power_of_two(min(s.c, 64)), ceil_div(min(s.k, 64), NR) * NR + LANES
+        sums = off_power_of_two(min(s.c, 64) * ld_dy)
+        blocks = grid_blocks(s.n * tiles, tiles, clamp(((400 << 10) // elements - sums) // (ld_x + ld_dy), 16, 64))
+        few, memory = min(16 // chunks, ceil_div(blocks, 2)), max(1 << 20, 3 * size) // size
+        splits = 1
+        while splits < min(max(few, blocks // 8), memory, 64):
+            splits *= 2
+        tasks = splits * chunks
         add = ceil_div(size, max(int(THREAD_NS / (splits * ELEMENT_NS)), 1))
         work = s.n * tiles**2 * (tile + 2) ** 2 * s.k * s.c * FMA_NS
         return [Loop(tasks, work), Loop(add, add * THREAD_NS)]

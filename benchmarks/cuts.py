@@ -168,7 +168,9 @@ def batch_loops(s: Conv, channels: int, threads: int) -> list[Loop]:
 
 
 def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
-    suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and c.c * c.taps >= 256
+    terms = c.c * c.taps
+    pays = terms >= 256 or (c.cols < 64 and 2 * terms >= 3 * c.k)
+    suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and pays
     return channels_loops(c, threads) if suits_channels else gemm_loops(c, threads)
 
 

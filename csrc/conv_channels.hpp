@@ -8,12 +8,15 @@
 
 namespace npconv {
 
-/// Whether it is the faster way: the output channels leave few lanes of their vectors empty, and the sums are long
-/// enough to pay for turning the results over. (1x1 kernels need no packing the other way either.)
+/// Whether it is the faster way: the output channels leave few lanes of their vectors empty, and turning the results
+/// over costs less than packing the pixels would. Those are as many as the sums have terms, but pieces of long rows are
+/// read where they are. (1x1 kernels need no packing the other way either.)
 template <class T>
 bool suits_channels(const Correlation<T>& c) {
     const index_t lanes = kernels_of<T>().lanes;
-    return 4 * c.out_channels >= 3 * ceil_div(c.out_channels, lanes) * lanes && c.taps() > 1 && c.reduction() >= 256;
+    const bool short_rows = c.h.out < 64;
+    return 4 * c.out_channels >= 3 * ceil_div(c.out_channels, lanes) * lanes && c.taps() > 1 &&
+           (c.reduction() >= 256 || (short_rows && 2 * c.reduction() >= 3 * c.out_channels));
 }
 
 /// The correlation; if `pooled` is not null, its windows tile the result.

@@ -216,10 +216,10 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         elements, chunks = (tile + 2) ** 2, ceil_div(s.c, 64) * ceil_div(s.k, 64)
         ld_x, ld_dy = off_power_of_two(min(s.c, 64)), ceil_div(min(s.k, 64), NR) * NR + LANES
         sums = off_power_of_two(min(s.c, 64) * ld_dy)
-        blocks = grid_blocks(s.n * tiles, tiles, clamp(((400 << 10) // elements - sums) // (ld_x + ld_dy), 16, 64))
+        blocks = grid_blocks(s.n * tiles, tiles, clamp(((352 << 10) // elements - sums) // (ld_x + ld_dy), 16, 64))
         few, memory = min(16 // chunks, ceil_div(blocks, 2)), max(1 << 20, 3 * size) // size
         splits = 1
-        while splits < min(max(few, blocks // 8), memory, 64):
+        while 2 * splits <= min(max(few, blocks // 8), memory, 64):
             splits *= 2
         tasks = splits * chunks
         add = ceil_div(size, max(int(THREAD_NS / (splits * ELEMENT_NS)), 1))

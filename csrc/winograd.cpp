@@ -175,10 +175,6 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
 /// A little more than n: rows that are a power of two apart would all meet in the same lines of the L1 cache.
 index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) * lanes + lanes; }
 
-}  // namespace
-
-namespace {
-
 /// The size of the tiles that are expected to be the fastest: 0, or 2 or 4 if (tile + 2)^2 times `element_cost` for
 /// each tile is less than `direct_cost`.
 int choose_tile(const ConvShape& s, Algorithm algorithm, double direct_cost, double element_cost) {
@@ -374,7 +370,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
     const index_t memory = std::max<index_t>(1 << 20, 3 * size) / size;
     const index_t wanted = std::min({std::max(few, grid.blocks() / 8), memory, index_t(64)});
     index_t splits = 1;
-    while (splits < wanted) splits *= 2;
+    while (2 * splits <= wanted) splits *= 2;
     const index_t most_tiles = grid.block_rows * grid.block_cols;
     const index_t x_step = off_power_of_two(most_tiles * ld_x, kernel.lanes);
     const index_t dy_step = off_power_of_two(most_tiles * ld_dy, kernel.lanes);

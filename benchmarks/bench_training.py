@@ -14,7 +14,12 @@ from npconv import fusing, layers, models, optimizers
 class NumpyAdam(optimizers.Adam):
     """Adam by its formula in NumPy, where `Adam` itself runs compiled code."""
 
-    _apply = optimizers.Optimizer._apply
+    @staticmethod
+    def _step(w: Any, g: Any, kept: Any, numbers: Any) -> None:
+        (m, v), (rate, epsilon, beta1, beta2) = kept, numbers
+        m += (1 - beta1) * (g - m)
+        v += (1 - beta2) * (g**2 - v)
+        w -= rate * m / (np.sqrt(v) + epsilon)
 
 
 NETWORKS = {"SimpleConvNet": models.SimpleConvNet, "DeepConvNet": models.DeepConvNet}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from npconv import layers
+from npconv import functional, fusing, layers, reference
 from npconv.models import DeepConvNet, SimpleConvNet
 from npconv.optimizers import SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
 
@@ -112,6 +112,24 @@ def test_other_input_sizes(input_dim, conv_param, hidden_input):
 def test_constructor_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         SimpleConvNet(**arguments)
+
+
+@pytest.mark.parametrize("make", [SimpleConvNet, DeepConvNet])
+def test_networks_run_on_plain_numpy_with_the_same_numbers(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make bench` compares the two: reference takes every argument that a network passes."""
+    x, t = np.random.default_rng(8).standard_normal((4, 1, 28, 28)), np.arange(4)
+    results = []
+    for operators in (functional, reference):
+        for module in (layers, fusing):  # which call every operator through F
+            monkeypatch.setattr(module, "F", operators)
+        network = make(rng=1)
+        results.append((network.predict(x), network.gradient(x, t)))
+    for network_output in zip(*(scores for scores, _ in results), strict=True):
+        assert_allclose(*network_output, rtol=1e-9, atol=1e-12)
+    compiled, plain = (gradients for _, gradients in results)
+    assert list(compiled) == list(plain)
+    for name, gradient in compiled.items():
+        assert_allclose(gradient, plain[name], rtol=1e-7, atol=1e-12)
 
 
 # ---- prediction and gradients ----

@@ -482,12 +482,15 @@ def conv2d_relu(x: Array, weight: Array, bias: Any = None, *convolution: Any, **
     return relu(conv2d(x, weight, bias, *convolution, **options))
 
 
-def conv2d_relu_max_pool2d(x: Array, weight: Array, bias: Any = None, *convolution: Any, **pooling: Any) -> Any:
+def conv2d_relu_max_pool2d(
+    x: Array, weight: Array, bias: Any = None, *convolution: Any, return_indices: bool = True, **pooling: Any
+) -> Any:
     """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
     z = relu(conv2d(x, weight, bias, *convolution))
     arguments = {name.removeprefix("pool_"): value for name, value in pooling.items()}
     y, indices = max_pool2d(z, **arguments, return_indices=True)
-    return np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices).astype(np.int32)
+    y, indices = np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices).astype(np.int32)
+    return y, indices if return_indices else None
 
 
 def conv2d_relu_max_pool2d_backward(

@@ -82,7 +82,7 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
     const index_t pixels = std::min({most_pixels, sum_elements / (panels_at_once * nr), slab_rows * c.h.out});
     const index_t unit = pooled ? pooled->shape.kernel.h : 1;  // rows that stay together; with pooling, whole ones
     const index_t most = std::max<index_t>(pixels / unit, 1);
-    const BlockGrid grid = balanced_grid(c.images, c.v.out / unit, c.h.out, most, threads, pooled);
+    const BlockGrid grid = balanced_grid(c.images, c.v.out / unit, c.h.out, most, threads, pooled != nullptr);
     const index_t blocks = grid.blocks() * c.groups;
     const index_t parts =
         std::clamp<index_t>(blocks < threads ? threads / blocks : 1, ceil_div(panels, panels_at_once), panels);

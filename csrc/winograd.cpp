@@ -17,9 +17,10 @@ namespace {
 
 // Sizes of what is worked on at a time.
 constexpr index_t pixel_elements = 96 << 10;  // transformed pixels of a task, in so many tiles at least:
-constexpr index_t least_tiles = 28, least_tiles_of_many_weights = 64;
-constexpr index_t many_weights = 1 << 20,
-                  too_many_weights = 4 << 20;     // transformed: more than the L2, the L3 cache has
+constexpr index_t least_tiles = 28;
+constexpr index_t least_tiles_of_many_weights = 64;
+constexpr index_t many_weights = 1 << 20;         // transformed: more than stay in the L2 cache
+constexpr index_t too_many_weights = 4 << 20;     // more than are fetched as quickly as they are made
 constexpr index_t scattered_tiles = 128;          // of an image, all in one task
 constexpr index_t weight_channels = 128;          // input channels whose weights are transformed at a time
 constexpr index_t gradient_channels = 64;         // input, and output, channels of a task of the weight gradient
@@ -255,8 +256,8 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
     const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
     const index_t most = std::max(pixel_elements / (elements * ld), least) / unit;
-    const BlockGrid grid =
-        balanced_grid(c.images, tiles_v / unit, tiles_h, std::max<index_t>(most, 1), threads, scatter || pooled);
+    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, std::max<index_t>(most, 1), threads,
+                                         scatter || pooled != nullptr);
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
@@ -365,7 +366,7 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
     const index_t tiles_at_once =
         std::clamp<index_t>((gradient_elements / elements - sum_step) / (ld_x + ld_dy), 16, 64);
     const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), tiles_at_once);
-    // Of 2 to 8 blocks each, but for memory; a power of two, so that threads share them evenly.
+    // Runs of 2 to 8 blocks each, but for memory; a power of two of them, so that threads share them evenly.
     const index_t few = std::min(16 / (s.groups * c_chunks * k_chunks), ceil_div(grid.blocks(), 2));
     const index_t memory = std::max<index_t>(1 << 20, 3 * size) / size;
     const index_t wanted = std::min({std::max(few, grid.blocks() / 8), memory, index_t(64)});

@@ -16,7 +16,7 @@ int winograd_tile(const ConvShape& shape, Algorithm algorithm);
 int winograd_weight_tile(const ConvShape& shape, Algorithm algorithm);
 
 /// The correlation, in output tiles of `tile` x `tile` pixels, 2 or 4; `in` stands for the images of that name. If
-/// `pooled` is not null, its windows lie side by side and those of `tile` rows of pixels in these rows.
+/// `pooled` is not null, its windows lie side by side, and `tile` rows of pixels hold whole ones.
 template <class T>
 void winograd_correlate(const Correlation<T>& correlation, int tile, const PackPixels<T>& in,
                         const Pooled<T>* pooled = nullptr);

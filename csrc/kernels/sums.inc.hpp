@@ -102,10 +102,10 @@ template <class T, int Bytes>
 void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
-    // Of the last vector of a run that is no whole number of them, the elements that have been added already.
-    typename S::Vector whole = {};
+    // The last vector of a run may overlap the one before it: what has not been added yet.
+    typename S::Vector rest = {};
     NPCONV_UNROLL
-    for (int l = 0; l < lanes; ++l) whole[l] = l < lanes - n % lanes ? T(0) : T(1);
+    for (int l = 0; l < lanes; ++l) rest[l] = l < lanes - n % lanes ? T(0) : T(1);
     for (; count > 0; count -= lanes, y += lanes) {
         typename S::Vector sum[lanes];
         for (int p = 0; p < lanes; ++p) {
@@ -116,7 +116,7 @@ void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
             if (n < lanes) {
                 sum[p] = S::load_part(x, n);
             } else if (i < n) {
-                sum[p] += whole != 0 ? S::load(x + n - lanes) : typename S::Vector{};
+                sum[p] += rest != 0 ? S::load(x + n - lanes) : typename S::Vector{};
             }
             x += n;
         }

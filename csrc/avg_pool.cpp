@@ -213,22 +213,21 @@ void avg_pool2d_forward(const AverageShape& shape, const T* x, T* y) {
     const index_t ld = averages.tiles_rows() ? h.in : std::max((h.out - 1) * h.stride + h.kernel, h.pad + h.in);
     const index_t block_rows = std::clamp<index_t>(buffer_elements / ld, 1, v.out);
     parallel_for(ceil_div(shape.planes, grain), static_cast<double>(grain) * averages.plane_ns(), [&](index_t task) {
-        const index_t last = std::min((task + 1) * grain, shape.planes);
-        if (averages.whole_plane() && in_plane <= short_plane) {
-            const index_t first = task * grain;
-            kernel.average_runs(last - first, x + first * in_plane, in_plane, averages.divisor_of_plane(), y + first);
-            return;
-        }
+        const index_t first = task * grain, last = std::min(first + grain, shape.planes);
         if (averages.whole_plane()) {
-            const auto divisor = static_cast<double>(averages.divisor_of_plane());
-            for (index_t p = task * grain; p < last; ++p) {
-                y[p] = static_cast<T>(kernel.sum(x + p * in_plane, in_plane) / divisor);
+            const T divisor = averages.divisor_of_plane();
+            if (in_plane <= short_plane) {
+                kernel.average_runs(last - first, x + first * in_plane, in_plane, divisor, y + first);
+                return;
+            }
+            for (index_t p = first; p < last; ++p) {
+                y[p] = static_cast<T>(kernel.sum(x + p * in_plane, in_plane) / static_cast<double>(divisor));
             }
             return;
         }
         Scratch<T> buffer(block_rows * ld + 2 * kernel.lanes);
         buffer.clear();  // the padding
-        for (index_t p = task * grain; p < last; ++p) {
+        for (index_t p = first; p < last; ++p) {
             forward_plane(averages, x + p * in_plane, buffer.data(), ld, block_rows, y + p * out_plane);
         }
     });

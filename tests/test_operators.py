@@ -160,6 +160,35 @@ def test_convolution_and_relu_in_one_let_nan_pass_and_complain_in_their_own_name
         functional.conv2d_relu(x, np.ones((1, 1, 7, 3)))
 
 
+def pooling_options(window: tuple) -> dict:
+    """The arguments of max_pool2d, under the names that the operators in one have for them."""
+    names = ("kernel_size", "pool_stride", "pool_padding", "pool_dilation", "ceil_mode")
+    return dict(zip(names, window, strict=False))
+
+
+def assert_fused_gives_the_same_bits(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, convolution: tuple, window: tuple, seed: int = 0
+) -> tuple[np.ndarray, ...]:
+    """Convolution, ReLU and max pooling in one and one by one, forward and backward; return dy, indices, gradients."""
+    options = pooling_options(window)
+    z = npconv.relu(npconv.conv2d(x, weight, bias, *convolution))
+    expected, at = npconv.max_pool2d(z, *window, return_indices=True)
+    expected[at == -1] = 0  # windows without a pixel
+    y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options)
+    assert y.tobytes() == expected.tobytes()
+    assert indices.dtype == np.int32
+    np.testing.assert_array_equal(indices, np.where(y <= 0, -1, at))
+    alone, none = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options, return_indices=False)
+    assert none is None
+    assert alone.tobytes() == y.tobytes()
+    dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
+    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
+    gradients = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, *convolution, **options)
+    for a, e in zip(gradients, npconv.conv2d_backward(dz, x, weight, *convolution), strict=True):
+        assert a.tobytes() == e.tobytes()
+    return dy, indices, *gradients
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(case=conv_cases(), pool=pool_cases(), seed=st.integers(0, 9))
 def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
@@ -167,60 +196,24 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
 ) -> None:
     x, weight = case.x.astype(dtype), case.weight.astype(dtype)
     bias = None if case.bias is None else case.bias.astype(dtype)
-    z = npconv.relu(npconv.conv2d(x, weight, bias, *case.arguments))
-    kernel, stride, padding, dilation, ceil_mode = pool.arguments
-    options = {
-        "kernel_size": kernel,
-        "pool_stride": stride,
-        "pool_padding": padding,
-        "pool_dilation": dilation,
-        "ceil_mode": ceil_mode,
-    }
-    fused, fused_backward = functional.conv2d_relu_max_pool2d, functional.conv2d_relu_max_pool2d_backward
+    z = npconv.conv2d(x, weight, bias, *case.arguments)
+    options = pooling_options(pool.arguments)
     try:
-        expected, expected_indices = npconv.max_pool2d(z, *pool.arguments, return_indices=True)
+        npconv.max_pool2d(z, *pool.arguments)
     except ValueError:
         with pytest.raises(ValueError, match="conv2d_relu_max_pool2d: the window spans"):
-            fused(x, weight, bias, *case.arguments, **options)
+            functional.conv2d_relu_max_pool2d(x, weight, bias, *case.arguments, **options)
         return
-    y, indices = fused(x, weight, bias, *case.arguments, **options)
-    expected[expected_indices == -1] = 0  # windows without a pixel
-    assert y.tobytes() == expected.tobytes()
-    assert indices.dtype == np.int32
-    np.testing.assert_array_equal(indices, np.where(y <= 0, -1, expected_indices))
-    alone, none = fused(x, weight, bias, *case.arguments, **options, return_indices=False)
-    assert none is None
-    assert alone.tobytes() == y.tobytes()
-    dy = np.random.default_rng(seed).standard_normal(y.shape).astype(dtype)
-    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, expected_indices, z.shape), z)
-    actual = fused_backward(dy, indices, x, weight, *case.arguments, **options)
-    for a, e in zip(actual, npconv.conv2d_backward(dz, x, weight, *case.arguments), strict=True):
-        assert a.tobytes() == e.tobytes()
+    dy, indices, *actual = assert_fused_gives_the_same_bits(x, weight, bias, case.arguments, pool.arguments, seed)
     for needs in ((True, False, False), (False, True, False), (False, False, True), (False, False, False)):
-        some = fused_backward(dy, indices, x, weight, *case.arguments, **options, needs=needs)
+        some = functional.conv2d_relu_max_pool2d_backward(
+            dy, indices, x, weight, *case.arguments, **options, needs=needs
+        )
         for needed, a, e in zip(needs, some, actual, strict=True):
             assert a.tobytes() == e.tobytes() if needed else a is None
     plain = reference.conv2d_relu_max_pool2d_backward(dy, indices, case.x, case.weight, *case.arguments, **options)
     for a, e in zip(actual, plain, strict=True):
-        assert_close(a, e, dz[:, 0].size)
-
-
-def assert_fused_gives_the_same_bits(
-    x: np.ndarray, weight: np.ndarray, conv_padding: int, window: tuple[int, int, int], seed: int = 0
-) -> None:
-    """With ReLU and max pooling, of (kernel size, stride, padding), and without a bias: forward and backward."""
-    kernel_size, stride, padding = window
-    pooling = {"kernel_size": kernel_size, "pool_stride": stride, "pool_padding": padding}
-    y, indices = functional.conv2d_relu_max_pool2d(x, weight, None, 1, conv_padding, **pooling)
-    z = npconv.relu(npconv.conv2d(x, weight, None, 1, conv_padding))
-    pooled, at = npconv.max_pool2d(z, *window, return_indices=True)
-    assert y.tobytes() == pooled.tobytes()
-    np.testing.assert_array_equal(indices, np.where(y <= 0, -1, at))
-    dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
-    dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
-    fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, 1, conv_padding, **pooling)
-    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, 1, conv_padding), strict=True):
-        assert a.tobytes() == e.tobytes()
+        assert_close(a, e, z[:, 0].size)
 
 
 @pytest.mark.parametrize("channels", [(16, 4), (3, 5), (40, 70)])
@@ -230,7 +223,7 @@ def test_single_pixels_with_relu_and_pooling_give_the_same_bits(
     channels: tuple[int, int], window: tuple[int, int], size: tuple[int, int], rng: np.random.Generator
 ) -> None:
     x, weight = rng.standard_normal((3, channels[0], *size)), rng.standard_normal((channels[1], channels[0], 1, 1))
-    assert_fused_gives_the_same_bits(x, weight, 0, (*window, window[0] // 2))
+    assert_fused_gives_the_same_bits(x, weight, None, (), (*window, window[0] // 2))
 
 
 # Windows that Winograd's tiles hold whole, and others; tiles in several blocks; results larger than the input.
@@ -245,7 +238,7 @@ def test_3x3_kernels_with_relu_and_pooling_give_the_same_bits(
 ) -> None:
     rng = np.random.default_rng(3)
     x, weight = rng.standard_normal((shape[0], channels[0], *shape[1:])), rng.standard_normal((*channels[::-1], 3, 3))
-    assert_fused_gives_the_same_bits(x.astype(dtype), weight.astype(dtype), padding, window)
+    assert_fused_gives_the_same_bits(x.astype(dtype), weight.astype(dtype), None, (1, padding), window)
 
 
 # Images as lanes, channels as lanes, Winograd's tiles; so few rows that threads would like to share them.
@@ -262,7 +255,7 @@ def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(
     shape: tuple, weight_shape: tuple, rng: np.random.Generator
 ) -> None:
     x, weight = rng.standard_normal(shape), rng.standard_normal(weight_shape)
-    assert_fused_gives_the_same_bits(x, weight, 0, (2, 2, 0))
+    assert_fused_gives_the_same_bits(x, weight, None, (), (2,))
     results = []
     for count in (1, 2, 3, 7, 16):
         with npconv.threads(count):

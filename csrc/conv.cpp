@@ -191,9 +191,9 @@ bool suits_taps(const ConvShape& s) {
 }  // namespace
 
 template <class T>
-void correlate(const Correlation<T>& c, int winograd_tile) {
-    if (winograd_tile > 0) {
-        winograd_correlate(c, winograd_tile, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in));
+void correlate(const Correlation<T>& c, const WinogradForm* form) {
+    if (form) {
+        winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in));
     } else if (suits_planes(c)) {
         correlate_planes(std::vector{c});
     } else if (suits_channels(c)) {
@@ -217,8 +217,8 @@ ConvShape in_one_row(const ConvShape& s) {
 template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm,
                     bool relu) {
-    const int tile = winograd_tile(shape, algorithm);
-    if (const index_t batch = images_by_batch<T>(shape, algorithm, tile)) {
+    const WinogradForm* const form = winograd_form(shape, algorithm);
+    if (const index_t batch = images_by_batch<T>(shape, algorithm, form)) {
         conv2d_forward_by_batch<T>(with_images(shape, batch), x, weight, bias, relu, nullptr, y, nullptr);
         if (batch == shape.n) return;
         conv2d_forward(with_images(shape, shape.n - batch), x + batch * shape.c * shape.h * shape.w, weight, bias,
@@ -228,14 +228,15 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
     const ConvShape s = in_one_row(shape);
     Correlation<T> correlation = forward_correlation(s, x, weight, bias, y);
     correlation.relu = relu;
-    correlate(correlation, tile);
+    correlate(correlation, form);
 }
 
 template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm,
                           const T* bias) {
-    const int tile = winograd_tile(shape, algorithm);
-    if (const index_t batch = !bias && shape.cg() > 4 ? images_by_batch<T>(shape, algorithm, tile) : 0) {
+    const bool strided = shape.stride.h > 1 || shape.stride.w > 1;  // then each phase has a form of its own
+    const WinogradForm* const form = strided ? nullptr : winograd_form(shape, algorithm);
+    if (const index_t batch = !bias && shape.cg() > 4 ? images_by_batch<T>(shape, algorithm, form) : 0) {
         conv2d_backward_data_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, weight, dx);
         if (batch == shape.n) return;
         conv2d_backward_data(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow, weight,
@@ -243,7 +244,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         return;
     }
     const ConvShape s = in_one_row(shape);
-    if (!bias && suits_taps(s) && tile == 0) {
+    if (!bias && suits_taps(s) && !form) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }
@@ -269,15 +270,17 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
             phases.push_back(backward_correlation(s, phase_v, phase_h, dy, weight, bias, dx));
         }
     }
-    if (tile == 0 && !phases.empty() && suits_planes(phases[0])) {
+    if (!form && !phases.empty() && suits_planes(phases[0])) {
         correlate_planes(phases);
         return;
     }
-    for (const Correlation<T>& phase : phases) correlate(phase, tile);
+    for (const Correlation<T>& phase : phases) {
+        correlate(phase, strided ? winograd_form(s, phase.v, phase.h, algorithm) : form);
+    }
 }
 
-template void correlate(const Correlation<float>&, int);
-template void correlate(const Correlation<double>&, int);
+template void correlate(const Correlation<float>&, const WinogradForm*);
+template void correlate(const Correlation<double>&, const WinogradForm*);
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm, bool);
 template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm, bool);
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm, const float*);

@@ -15,11 +15,11 @@ namespace npconv {
 /// measured: 1.2 to 5 times as fast. Sums are short enough to be made in one go, filters few (more of them fill a
 /// vector themselves), a group of images stays in the L2 cache, and images fill most of the lanes.
 template <class T>
-index_t images_by_batch(const ConvShape& s, Algorithm algorithm, int winograd_tile) {
+index_t images_by_batch(const ConvShape& s, Algorithm algorithm, const WinogradForm* form) {
     const index_t taps = s.kh * s.kw, reduction = s.cg() * taps;
     const index_t plane = (s.h + s.pad.top + s.pad.bottom) * (s.w + s.pad.left + s.pad.right);
-    const bool suits = algorithm == Algorithm::automatic && winograd_tile == 0 && s.groups == 1 && s.stride.w == 1 &&
-                       taps > 1 && reduction <= 256 && (reduction >= 16 || s.k <= 8) && s.k > 4 && s.k <= 24 &&
+    const bool suits = algorithm == Algorithm::automatic && !form && s.groups == 1 && s.stride.w == 1 && taps > 1 &&
+                       reduction <= 256 && (reduction >= 16 || s.k <= 8) && s.k > 4 && s.k <= 24 &&
                        std::max(s.c, std::min<index_t>(s.k, max_tile_rows)) * plane <= 1 << 14;
     const index_t at_a_time = kernels_of<T>().nr, rest = s.n % at_a_time;
     return !suits ? 0 : 4 * rest >= 3 * at_a_time ? s.n : s.n - rest;

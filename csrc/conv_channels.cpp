@@ -24,30 +24,6 @@ bool stays_inside(const Axis& axis) {
     return axis.stride == 1;
 }
 
-/// Turns the finished sums of a strip over into the planes of its image.
-template <class T>
-void store(const Correlation<T>& c, const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
-           const T* sums, T* buffer) {
-    const TypedKernels<T>& kernel = kernels_of<T>();
-    const index_t plane = c.out_h * c.out_w, pixels = strip.rows * width;
-    T* to = c.out + (strip.image * c.groups * c.out_channels + channel) * plane +
-            (c.v.first + strip.row * c.v.step) * c.out_w + c.h.first + col * c.h.step;
-    if (c.h.step == 1 && c.v.step == 1 && width == c.out_w) {
-        kernel.pack_transposed(sums, kernel.nr, pixels, count, to, plane, pixels);
-        return;
-    }
-    for (index_t y = 0; y < strip.rows; ++y, sums += width * kernel.nr, to += c.v.step * c.out_w) {
-        if (c.h.step == 1) {
-            kernel.pack_transposed(sums, kernel.nr, width, count, to, plane, width);
-            continue;
-        }
-        kernel.pack_transposed(sums, kernel.nr, width, count, buffer, width, width);
-        for (index_t k = 0; k < count; ++k) {
-            for (index_t x = 0; x < width; ++x) to[k * plane + x * c.h.step] = buffer[k * width + x];
-        }
-    }
-}
-
 }  // namespace
 
 template <class T>
@@ -110,7 +86,7 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
         block.row_end *= unit;
         const index_t first_panel = share_begin(part, parts, panels), last_panel = share_begin(part + 1, parts, panels);
         Scratch<T> slab(in_place ? 0 : layout.size(slab_channels) + kernel.lanes);
-        Scratch<T> sums((last_panel - first_panel) * block_pixels * nr), buffer(c.h.step == 1 ? 0 : block.width() * nr);
+        Scratch<T> sums((last_panel - first_panel) * block_pixels * nr);
         Scratch<index_t> a_row(depth);
         std::vector<Strip> strips;
         cut_into_strips(block, c.v.out, strips);
@@ -168,7 +144,7 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
                 if (pooled) {
                     store_pooled(*pooled, strip, channel, count, sum);
                 } else {
-                    store(c, strip, block.col_begin, block.width(), channel, count, sum, buffer.data());
+                    store_pixels(c, strip, block.col_begin, block.width(), channel, count, sum);
                 }
                 sum += strip.rows * block.width() * nr;
             }

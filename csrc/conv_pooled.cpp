@@ -91,16 +91,16 @@ template <class T>
 void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices,
                    const T* weight, T* dx) {
     const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, out = pool.c * pool.oh * pool.ow;
-    const int tile = winograd_tile(conv, Algorithm::automatic);
-    index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
+    const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
+    index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (done > 0) {
         conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, indices, weight, dx);
-    } else if (tile > 0) {
-        const auto axis = [](index_t in_size, index_t out_size, index_t pad) {
-            return backward_axis(in_size, out_size, 3, 1, 1, pad, 0);
+    } else if (form && conv.stride.h == 1) {
+        const auto axis = [form](index_t in_size, index_t out_size, index_t pad) {
+            return backward_axis(in_size, out_size, form->kernel, 1, 1, pad, 0);
         };
         const Axis v = axis(conv.h, conv.oh, conv.pad.top), h = axis(conv.w, conv.ow, conv.pad.left);
-        winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), tile,
+        winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), *form,
                            unpooled(pool, dy, indices, conv.ow));
         return;
     }
@@ -119,7 +119,7 @@ template <class T>
 void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices, const T* x,
                      T* dweight, T* dbias) {
     const Algorithm automatic = Algorithm::automatic;
-    if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_tile(conv, automatic))) {
+    if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_form(conv, automatic))) {
         conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, indices, x, dweight, dbias);
         if (batch == conv.n) return;
         add_gradients(conv, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
@@ -153,9 +153,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     // takes them from there.
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
-    const int tile = winograd_tile(conv, Algorithm::automatic);
+    const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
-    const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, tile) : 0;
+    const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, indices);
         if (batch == conv.n) return;
@@ -167,12 +167,12 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         return;
     }
     const Pooled<T> pooled{pool, y, indices};
-    if (tile == 0 && tiles_input(pool) && same_bits && fills_vectors) {
+    if (!form && tiles_input(pool) && same_bits && fills_vectors) {
         correlate_along_channels(correlation, &pooled);
         return;
     }
-    if (tile > 0 && windows_apart(pool) && tile % pool.kernel.h == 0) {
-        winograd_correlate(correlation, tile, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
+    if (form && windows_apart(pool) && form->tile % pool.kernel.h == 0) {
+        winograd_correlate(correlation, *form, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
         return;
     }
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
@@ -194,11 +194,11 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         }
         // In correlate_gemm, rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end
         // in it.
-        part.loose = tile == 0 && !suits_channels(part) && !suits_planes(part);
+        part.loose = !form && !suits_channels(part) && !suits_planes(part);
         if (part.loose) part.out_w += part.h.reach;
         Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
         part.out = z.data();
-        correlate(part, tile);
+        correlate(part, form);
         relu_max_pool2d_forward(part_of_pool, z.data(), part.out_w, y + first * out, at);
     };
     const index_t tasks = ceil_div(conv.n, images);

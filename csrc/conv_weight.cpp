@@ -25,9 +25,9 @@ constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gr
 template <class T>
 void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
                      Algorithm algorithm) {
-    const int tile = winograd_weight_tile(s, algorithm);
-    if (tile > 0 && dweight && s.n > 0) {
-        winograd_backward_weight(s, tile, dy, x, dweight, dbias);
+    const WinogradForm* const form = winograd_weight_form(s, algorithm);
+    if (form && dweight && s.n > 0) {
+        winograd_backward_weight(s, *form, dy, x, dweight, dbias);
         return;
     }
     const TypedKernels<T>& kernel = kernels_of<T>();
@@ -139,7 +139,7 @@ template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    if (const index_t batch = images_by_batch<T>(shape, algorithm, winograd_weight_tile(shape, algorithm))) {
+    if (const index_t batch = images_by_batch<T>(shape, algorithm, winograd_weight_form(shape, algorithm))) {
         conv2d_backward_weight_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, x, dweight, dbias);
         if (batch == shape.n) return;
         add_gradients(shape, dweight, dbias, [&](T* more_dweight, T* more_dbias) {

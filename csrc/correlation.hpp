@@ -5,6 +5,7 @@
 
 #include "shape.hpp"
 #include "slab.hpp"
+#include "workspace.hpp"
 
 namespace npconv {
 
@@ -30,9 +31,9 @@ struct Correlation {
     index_t reduction() const { return in_channels * taps(); }
 };
 
-/// The correlation, by Winograd's algorithm if `winograd_tile` is not 0.
+/// The correlation, by a form of Winograd's algorithm if that is not null.
 template <class T>
-void correlate(const Correlation<T>& correlation, int winograd_tile);
+void correlate(const Correlation<T>& correlation, const WinogradForm* form);
 
 /// The weights of `count` output channels from m on as the micro-kernels read them, [reduction][width], with zeros for
 /// count <= j < width.
@@ -91,6 +92,31 @@ Correlation<T> backward_correlation(const ConvShape& s, const Axis& v, const Axi
     const index_t taps = s.kh * s.kw;
     return {v,    h,    s.n,  s.groups, s.kg(), s.cg(), dy, weight, taps, s.cg() * taps, s.kg() * s.cg() * taps,
             s.kw, taps, bias, dx,       s.h,    s.w};
+}
+
+/// The way of results: [pixel][nr], the results of a strip in columns [col, col + width), go to `count` channels from
+/// `channel` on.
+template <class T>
+void store_pixels(const Correlation<T>& c, const Strip& strip, index_t col, index_t width, index_t channel,
+                  index_t count, const T* pixels) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const index_t plane = c.out_h * c.out_w;
+    T* to = c.out + (strip.image * c.groups * c.out_channels + channel) * plane +
+            (c.v.first + strip.row * c.v.step) * c.out_w + c.h.first + col * c.h.step;
+    // Rows of full width follow each other.
+    const bool whole = c.h.step == 1 && c.v.step == 1 && width == c.out_w;
+    const index_t rows = whole ? strip.rows : 1;  // at a time
+    Scratch<T> buffer(c.h.step == 1 ? 0 : width * kernel.nr);
+    for (index_t y = 0; y < strip.rows; y += rows, pixels += rows * width * kernel.nr, to += c.v.step * c.out_w) {
+        if (c.h.step == 1) {
+            kernel.pack_transposed(pixels, kernel.nr, rows * width, count, to, plane, rows * width);
+            continue;
+        }
+        kernel.pack_transposed(pixels, kernel.nr, width, count, buffer.data(), width, width);
+        for (index_t k = 0; k < count; ++k) {
+            for (index_t x = 0; x < width; ++x) to[k * plane + x * c.h.step] = buffer[k * width + x];
+        }
+    }
 }
 
 /// Packs what a strip of an image's rows has in columns [col, col + width) of `count` channels from `channel` on, as

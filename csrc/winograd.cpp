@@ -11,7 +11,7 @@ namespace npconv {
 namespace {
 
 // Vectors run along the channels here: pixels are turned over to [pixel][nr channels], so that a tile may lie anywhere
-// and no lane is wasted at the edge of an image. In between, all is one matrix product for each of the (tile + 2)^2
+// and no lane is wasted at the edge of an image. In between, all is one matrix product for each of the size^2
 // elements of a transformed tile:
 //     sums (tiles x out channels) = pixels (tiles x in channels) * weights (in channels x out channels)
 
@@ -27,7 +27,7 @@ constexpr index_t gradient_channels = 64;         // input, and output, channels
 constexpr index_t gradient_elements = 352 << 10;  // of what it holds, transformed
 
 /// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
-/// `size` pixels from (origin_v + ty*tile, origin_h + tx*tile) on.
+/// `size` pixels from (origin_v + ty*step, origin_h + tx*step) on.
 class PixelBlock {
    public:
     /// Successive rows of one image, in the columns of the block; `first` is the first one's place in the block.
@@ -46,16 +46,16 @@ class PixelBlock {
 
     PixelBlock(const PixelBlock&) = delete;  // tiles point into it
     PixelBlock& operator=(const PixelBlock&) = delete;
-    PixelBlock(const Block& block, index_t tile_rows, int tile, int size, index_t origin_v, index_t origin_h,
+    PixelBlock(const Block& block, index_t tile_rows, int step, int size, index_t origin_v, index_t origin_h,
                index_t height, index_t width, int nr) {
         std::vector<Strip> strips;
         cut_into_strips(block, tile_rows, strips);
-        const index_t left = std::clamp<index_t>(origin_h + block.col_begin * tile, 0, width);
-        const index_t right = std::clamp<index_t>(origin_h + (block.col_end - 1) * tile + size, left, width);
+        const index_t left = std::clamp<index_t>(origin_h + block.col_begin * step, 0, width);
+        const index_t right = std::clamp<index_t>(origin_h + (block.col_end - 1) * step + size, left, width);
         for (const Strip& strip : strips) {
-            const index_t top = std::clamp<index_t>(origin_v + strip.row * tile, 0, height);
+            const index_t top = std::clamp<index_t>(origin_v + strip.row * step, 0, height);
             const index_t bottom =
-                std::clamp<index_t>(origin_v + (strip.row + strip.rows - 1) * tile + size, top, height);
+                std::clamp<index_t>(origin_v + (strip.row + strip.rows - 1) * step + size, top, height);
             pieces.push_back({{strip.image, top, bottom - top, 0}, left, right - left, pixels_});
             pixels_ += (bottom - top) * (right - left);
         }
@@ -70,10 +70,10 @@ class PixelBlock {
         for (std::size_t i = 0; i < strips.size(); ++i) {
             const Piece& piece = pieces[i];
             for (index_t ty = strips[i].row; ty < strips[i].row + strips[i].rows; ++ty) {
-                const index_t top = origin_v + ty * tile - piece.strip.row;
+                const index_t top = origin_v + ty * step - piece.strip.row;
                 const bool rows_inside = top >= 0 && top + size <= piece.strip.rows;
                 for (index_t tx = block.col_begin; tx < block.col_end; ++tx) {
-                    const index_t left_of_tile = origin_h + tx * tile - left;
+                    const index_t left_of_tile = origin_h + tx * step - left;
                     if (rows_inside && left_of_tile >= 0 && left_of_tile + size <= piece.width) {
                         tiles_.push_back({(piece.first + top * piece.width + left_of_tile) * nr, offsets_.data()});
                         continue;
@@ -93,15 +93,6 @@ class PixelBlock {
 
     index_t pixels() const { return pixels_; }
     const std::vector<Tile>& tiles() const { return tiles_; }
-
-    /// Calls f(piece, row, rows) for runs of pixels that are contiguous in the planes of an image of this width, too.
-    template <class F>
-    void for_each_run(index_t width, const F& f) const {
-        for (const Piece& piece : pieces) {
-            const index_t rows = piece.width == width ? piece.strip.rows : 1;  // at a time
-            for (index_t y = 0; rows > 0 && y < piece.strip.rows; y += rows) f(piece, y, rows);
-        }
-    }
 
    private:
     index_t pixels_ = 0;
@@ -139,36 +130,53 @@ void transform_pixels(const PixelBlock& block, const PackPixels<T>& images, inde
     }
 }
 
+/// Where the taps of a kernel lie among its weights, row by row and from the pixel on that they meet first; or, for the
+/// formulas transposed, the other way round.
+std::vector<index_t> taps_of(const Axis& v, const Axis& h, index_t kw, bool backwards) {
+    const auto in_order = [&](const Axis& axis) {
+        std::vector<Tap> taps = axis.taps;
+        if ((taps.front().offset > taps.back().offset) != backwards) std::reverse(taps.begin(), taps.end());
+        return taps;
+    };
+    std::vector<index_t> taps;
+    for (const Tap& row : in_order(v)) {
+        for (const Tap& column : in_order(h)) taps.push_back(row.index * kw + column.index);
+    }
+    return taps;
+}
+
 /// The weights of `count` <= nr output channels from m on and kc input channels from k on, transformed:
-/// to[e*step + i*nr + j] for input channel k + i and output channel m + j. `backwards`: the last tap comes first.
+/// to[e*step + i*nr + j] for input channel k + i and output channel m + j.
 template <class T>
 void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_t count, index_t k, index_t kc,
-                       int tile, bool backwards, T* to, index_t step) {
+                       const std::vector<index_t>& taps, index_t elements,
+                       typename WinogradTransforms<T>::Transform transform, T* to, index_t step) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr;
+    const index_t nr = kernel.nr, size = c.kernel_taps;
     const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
     const T* const from = c.weight + group * c.weight_group + m * c.weight_m + k * c.weight_c;
-    index_t taps[9], steps[36];
-    for (index_t i = 0; i < 9; ++i) taps[i] = (backwards ? 8 - i : i) * nr;
-    for (index_t e = 0; e < (tile + 2) * (tile + 2); ++e) steps[e] = e * step;
+    std::vector<index_t> places, steps;
+    for (const index_t tap : taps) places.push_back(tap * nr);
+    for (index_t e = 0; e < elements; ++e) steps.push_back(e * step);
     constexpr index_t at_a_time = 16;
-    Scratch<T> raw((at_a_time * 9 + kernel.lanes) * nr);
+    Scratch<T> raw((at_a_time * size + kernel.lanes) * nr);
     const T* const end = c.weight + c.groups * c.weight_group;
     for (index_t i = 0; i < kc; i += at_a_time) {
         const index_t channels = std::min(at_a_time, kc - i);
-        if (c.weight_c == 9) {  // they follow each other
-            kernel.pack_transposed(from + i * 9, c.weight_m, count, channels * 9, raw.data(), nr, columns);
+        if (c.weight_c == size) {  // they follow each other
+            kernel.pack_transposed(from + i * size, c.weight_m, count, channels * size, raw.data(), nr, columns);
         } else {
             for (index_t j = 0; j < channels; ++j) {
-                // Whole vectors are quicker to read: what follows the nine taps is written first and then overwritten.
+                // Whole vectors are quicker to read: what follows the taps is written first and then overwritten.
                 const T* const row = from + (i + j) * c.weight_c;
-                const index_t width = ceil_div(9, kernel.lanes) * kernel.lanes;
+                const index_t width = ceil_div(size, kernel.lanes) * kernel.lanes;
                 const bool whole = row + (count - 1) * c.weight_m + width <= end;
-                kernel.pack_transposed(row, c.weight_m, count, whole ? width : 9, raw.data() + j * 9 * nr, nr, columns);
+                kernel.pack_transposed(row, c.weight_m, count, whole ? width : size, raw.data() + j * size * nr, nr,
+                                       columns);
             }
         }
         for (index_t j = 0; j < channels; ++j) {
-            kernel.winograd[tile].filter(raw.data() + j * 9 * nr, taps, columns, to + (i + j) * nr, steps, nullptr);
+            transform(raw.data() + j * size * nr, places.data(), columns, to + (i + j) * nr, steps.data(), nullptr);
         }
     }
 }
@@ -176,75 +184,112 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
 /// A little more than n: rows that are a power of two apart would all meet in the same lines of the L1 cache.
 index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) * lanes + lanes; }
 
-/// The size of the tiles that are expected to be the fastest: 0, or 2 or 4 if (tile + 2)^2 times `element_cost` for
-/// each tile is less than `direct_cost`.
-int choose_tile(const ConvShape& s, Algorithm algorithm, double direct_cost, double element_cost) {
-    const bool possible =
-        s.kh == 3 && s.kw == 3 && s.stride.h == 1 && s.stride.w == 1 && s.dilation.h == 1 && s.dilation.w == 1;
-    if (!possible || algorithm == Algorithm::gemm) return 0;
-    if (algorithm == Algorithm::winograd2) return 2;
-    if (algorithm == Algorithm::winograd4) return 4;
-    if (s.cg() < 16 || s.kg() < 16) return 0;  // half-filled vectors; and small examples with whole numbers stay exact
-    int best = 0;
-    for (const int tile : {2, 4}) {
-        const index_t elements = ceil_div(s.oh, tile) * ceil_div(s.ow, tile) * (tile + 2) * (tile + 2);
-        if (static_cast<double>(elements) * element_cost < direct_cost) {
-            direct_cost = static_cast<double>(elements) * element_cost;
-            best = tile;
+/// What the cost of a product and of the transforms depends on.
+struct Work {
+    index_t taps;  // along each axis
+    index_t stride, out_h, out_w, in_channels, out_channels;
+};
+
+/// The form for 3x3 kernels of stride 1 that was asked for, or the one that is expected to be the fastest: none, or
+/// that for which the cost of all elements of all tiles is less than `direct_cost`.
+const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double direct_cost, double element_cost) {
+    if (algorithm == Algorithm::gemm) return nullptr;
+    const bool automatic = algorithm == Algorithm::automatic;
+    // Less would half fill the vectors; and small examples with whole numbers stay exact.
+    if (automatic && (work.in_channels < 16 || work.out_channels < 16)) return nullptr;
+    const WinogradForm* best = nullptr;
+    for (const WinogradForm& form : winograd_forms) {
+        if (work.taps != form.kernel || work.stride != form.stride) continue;
+        if (!automatic) {
+            const bool wanted = form.tile == (algorithm == Algorithm::winograd2 ? 2 : 4);
+            if (wanted && form.kernel == 3 && form.stride == 1) return &form;
+            continue;
+        }
+        const index_t elements = form.size() * form.size(), outputs = form.tile * form.tile;
+        const bool saves_little = 2 * outputs * form.kernel * form.kernel < 3 * elements;
+        if (saves_little && elements * work.in_channels * work.out_channels > many_weights) continue;
+        const index_t tiles = ceil_div(work.out_h, form.tile) * ceil_div(work.out_w, form.tile);
+        const double cost = static_cast<double>(tiles * elements) * element_cost;
+        if (cost < direct_cost) {
+            direct_cost = cost;
+            best = &form;
         }
     }
     return best;
 }
 
 /// The cost of an element: a product of all channels, and transforms of them in whole vectors.
-double element_cost(const ConvShape& s, double product, double transforms, double rest) {
+double element_cost(const Work& work, double product, double transforms, double rest) {
     const auto whole = [](index_t channels) { return static_cast<double>(ceil_div(channels, 16) * 16); };
-    return product * whole(s.cg()) * whole(s.kg()) + transforms * (whole(s.cg()) + whole(s.kg())) + rest;
+    const double in = whole(work.in_channels), out = whole(work.out_channels);
+    return product * in * out + transforms * (in + out) + rest;
+}
+
+/// Of the convolution as a whole; no taps where no form serves.
+Work work_of(const ConvShape& s) {
+    const bool square = s.kh == s.kw && s.stride.h == s.stride.w && s.dilation.h == 1 && s.dilation.w == 1;
+    return {square ? s.kh : 0, s.stride.h, s.oh, s.ow, s.cg(), s.kg()};
+}
+
+// Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
+// nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
+// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 10000 a row. Of 2x2
+// taps nearly nothing is packed.
+const WinogradForm* form_for(const Work& work, Algorithm algorithm) {
+    const auto pixels = static_cast<double>(work.out_h * work.out_w);
+    const auto steps = static_cast<double>(work.taps * work.taps * work.in_channels);
+    const double direct = pixels * steps * ((work.taps == 2 ? 0.9 : 1.5) * static_cast<double>(work.out_channels) + 9) +
+                          10000 * static_cast<double>(work.out_h);
+    return choose_form(work, algorithm, direct, element_cost(work, 1.1, 22, 600));
 }
 
 }  // namespace
 
-// Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
-// nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
-// to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 10000 a row.
-int winograd_tile(const ConvShape& s, Algorithm algorithm) {
-    const auto pixels = static_cast<double>(s.oh * s.ow), steps = static_cast<double>(9 * s.cg());
-    const double direct = pixels * steps * (1.5 * static_cast<double>(s.kg()) + 9) + 10000 * static_cast<double>(s.oh);
-    return choose_tile(s, algorithm, direct, element_cost(s, 1.1, 22, 600));
+const WinogradForm* winograd_form(const ConvShape& s, Algorithm algorithm) { return form_for(work_of(s), algorithm); }
+
+const WinogradForm* winograd_form(const ConvShape& s, const Axis& v, const Axis& h, Algorithm algorithm) {
+    const bool square = s.dilation.h == 1 && s.dilation.w == 1 && v.taps.size() == h.taps.size();
+    return form_for({square ? static_cast<index_t>(v.taps.size()) : 0, 1, v.out, h.out, s.kg(), s.cg()}, algorithm);
 }
 
 // The weight gradient transforms what goes in, but its result only once: it is worth it sooner.
-int winograd_weight_tile(const ConvShape& s, Algorithm algorithm) {
-    const auto pixels = static_cast<double>(s.oh * s.ow), steps = static_cast<double>(9 * s.cg());
-    const double direct = pixels * steps * static_cast<double>(ceil_div(s.kg(), 16) * 16) / 0.6;
-    return choose_tile(s, algorithm, direct, element_cost(s, 1.15, 20, 300));
+const WinogradForm* winograd_weight_form(const ConvShape& s, Algorithm algorithm) {
+    const Work work = work_of(s);
+    const auto pixels = static_cast<double>(s.oh * s.ow);
+    const auto steps = static_cast<double>(work.taps * work.taps * s.cg());
+    const double direct = pixels * steps * static_cast<double>(ceil_div(s.kg(), 16) * 16) / 0.45;
+    return choose_form(work, algorithm, direct, element_cost(work, 1.15, 20, 300));
 }
 
 template <class T>
-void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& images, const Pooled<T>* pooled) {
+void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const PackPixels<T>& images,
+                        const Pooled<T>* pooled) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr;
-    const index_t elements = (tile + 2) * (tile + 2), out_plane = c.out_h * c.out_w;
+    const WinogradTransforms<T>& transforms = kernel.winograd[&form - winograd_forms];
+    const int nr = kernel.nr, tile = form.tile, pitch = form.stride * tile, size = form.size();
+    const index_t elements = size * size;
     if (c.images == 0) return;
     const index_t ld = off_power_of_two(c.in_channels, kernel.lanes);
 
     // Tiles of the result gather what they read. Or else tiles of the input scatter what they make, by the same
     // formulas transposed: where the result is the larger of the two, but all within reach, they are fewer. Then an
     // image's tiles, whose results overlap, belong to one task.
-    const auto first_and_last = [](const Axis& axis) { return std::minmax(axis.taps[0].offset, axis.taps[2].offset); };
+    const auto first_and_last = [](const Axis& axis) {
+        return std::minmax(axis.taps.front().offset, axis.taps.back().offset);
+    };
     const auto within_reach = [&](const Axis& axis) {
         const index_t from = -first_and_last(axis).second;
-        return from <= 0 && axis.out <= from + ceil_div(axis.in, tile) * tile + 2;
+        return from <= 0 && axis.out <= from + ceil_div(axis.in, tile) * tile + form.kernel - 1;
     };
     const index_t in_tiles = ceil_div(c.v.in, tile) * ceil_div(c.h.in, tile);
     const index_t out_tiles = ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile);
-    const bool scatter =
-        6 * in_tiles <= 5 * out_tiles && in_tiles <= scattered_tiles && within_reach(c.v) && within_reach(c.h);
+    const bool scatter = form.stride == 1 && 6 * in_tiles <= 5 * out_tiles && in_tiles <= scattered_tiles &&
+                         within_reach(c.v) && within_reach(c.h);
     const auto origin_of = [&](const Axis& axis) {
         return scatter ? -first_and_last(axis).second : first_and_last(axis).first;
     };
     const index_t origin_v = origin_of(c.v), origin_h = origin_of(c.h);
-    const bool backwards = (c.v.taps[0].offset > c.v.taps[2].offset) != scatter;
+    const std::vector<index_t> taps = taps_of(c.v, c.h, c.kw, scatter);
 
     const index_t panels = ceil_div(c.out_channels, nr), threads = get_num_threads();
     const index_t steps = ceil_div(c.in_channels, weight_channels), kc_most = ceil_div(c.in_channels, steps);
@@ -276,7 +321,7 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
     const auto transform_panel = [&](index_t group, index_t panel, index_t step, T* to) {
         const index_t m = panel * nr, count = std::min<index_t>(nr, c.out_channels - m);
         const index_t k = step * kc_most, kc = std::min(kc_most, c.in_channels - k);
-        transform_weights(c, group, m, count, k, kc, tile, backwards, to, weight_step);
+        transform_weights(c, group, m, count, k, kc, taps, elements, transforms.filter, to, weight_step);
     };
     const double weights_ns = static_cast<double>(weight_size) * element_ns;
     parallel_for(at_once ? c.groups * panels * steps : 0, weights_ns, [&](index_t task) {
@@ -294,10 +339,9 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
         const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
         const auto pixels_of = [&](bool read, index_t height, index_t width) {
             return read == scatter ? PixelBlock(block, tiles_v, tile, tile, 0, 0, height, width, nr)
-                                   : PixelBlock(block, tiles_v, tile, tile + 2, origin_v, origin_h, height, width, nr);
+                                   : PixelBlock(block, tiles_v, pitch, size, origin_v, origin_h, height, width, nr);
         };
-        const PixelBlock in = pixels_of(true, c.v.in, c.h.in), out = pixels_of(false, c.out_h, c.out_w);
-        const WinogradTransforms<T>& transforms = kernel.winograd[tile];
+        const PixelBlock in = pixels_of(true, c.v.in, c.h.in), out = pixels_of(false, c.v.out, c.h.out);
         Scratch<T> pixels(elements * pixel_step);
         transform_pixels(in, images, group * c.in_channels, c.in_channels,
                          scatter ? transforms.output_gradient : transforms.input, pixels.data(), pixel_steps, ld);
@@ -341,21 +385,21 @@ void winograd_correlate(const Correlation<T>& c, int tile, const PackPixels<T>& 
                 continue;
             }
             if (scatter && c.relu) kernel.relu_forward(image.data(), image.data(), out.pixels() * nr);
-            out.for_each_run(c.out_w, [&](const PixelBlock::Piece& piece, index_t y, index_t rows) {
-                T* const to = c.out + (piece.strip.image * c.groups * c.out_channels + channel) * out_plane +
-                              (piece.strip.row + y) * c.out_w + piece.col;
-                kernel.pack_transposed(image.data() + (piece.first + y * piece.width) * nr, nr, rows * piece.width,
-                                       count, to, out_plane, rows * piece.width);
-            });
+            for (const PixelBlock::Piece& piece : out.pieces) {
+                store_pixels(c, piece.strip, piece.col, piece.width, channel, count, image.data() + piece.first * nr);
+            }
         }
     });
 }
 
 template <class T>
-void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias) {
+void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, const PackPixels<T>& dy, const T* x,
+                              T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const int nr = kernel.nr;
-    const index_t elements = (tile + 2) * (tile + 2), cg = s.cg(), kg = s.kg(), size = s.k * cg * 9;
+    const WinogradTransforms<T>& transforms = kernel.winograd[&form - winograd_forms];
+    const int nr = kernel.nr, tile = form.tile;
+    const index_t elements = form.size() * form.size(), taps = form.kernel * form.kernel;
+    const index_t cg = s.cg(), kg = s.kg(), size = s.k * cg * taps;
 
     // A task sums the products of some input channels with some output channels over a run of blocks of tiles; the
     // sums of a few runs, which depend on the shape alone, are then added in order.
@@ -400,12 +444,12 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
         for (index_t index = first; index < share_begin(split + 1, splits, grid.blocks()); ++index) {
             const Block block = grid.block(index);
             const index_t tiles = block.rows() * block.width();
-            const PixelBlock in(block, grid.image_rows, tile, tile + 2, -s.pad.top, -s.pad.left, s.h, s.w, nr);
-            transform_pixels(in, images, group * cg + c0, channels, kernel.winograd[tile].input, pixels.data(), x_steps,
-                             ld_x);
+            const PixelBlock in(block, grid.image_rows, form.stride * tile, form.size(), -s.pad.top, -s.pad.left, s.h,
+                                s.w, nr);
+            transform_pixels(in, images, group * cg + c0, channels, transforms.input, pixels.data(), x_steps, ld_x);
             const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
-            transform_pixels(out, dy, group * kg + k0, filters, kernel.winograd[tile].output_gradient, gradients.data(),
-                             dy_steps, ld_dy, dbias && c_chunk == 0 ? bias_sum : nullptr);
+            transform_pixels(out, dy, group * kg + k0, filters, transforms.output_gradient, gradients.data(), dy_steps,
+                             ld_dy, dbias && c_chunk == 0 ? bias_sum : nullptr);
 
             const index_t row_tiles = ceil_div(channels, kernel.mr);
             for (index_t e = 0; e < elements; ++e) {
@@ -424,21 +468,21 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
         }
 
         // Transform the sums back, and turn them over into (k, channel, tap).
-        T* const to = (split == 0 ? dweight : partials.data() + (split - 1) * size) + (group * kg + k0) * cg * 9;
+        T* const to = (split == 0 ? dweight : partials.data() + (split - 1) * size) + (group * kg + k0) * cg * taps;
         constexpr index_t at_a_time = 16;
-        Scratch<T> weights(at_a_time * 9 * nr);
-        index_t taps[9];
-        for (index_t i = 0; i < 9; ++i) taps[i] = i * nr;
+        Scratch<T> weights(at_a_time * taps * nr);
+        std::vector<index_t> places;
+        for (index_t i = 0; i < taps; ++i) places.push_back(i * nr);
         for (index_t k = 0; k < filters; k += nr) {
             const index_t count = std::min<index_t>(nr, filters - k);
             for (index_t c = 0; c < channels; c += at_a_time) {
                 const index_t some = std::min(at_a_time, channels - c);
                 for (index_t i = 0; i < some; ++i) {
-                    kernel.winograd[tile].filter_gradient(sums.data() + (c + i) * ld_dy + k, sum_steps.data(), count,
-                                                          weights.data() + i * 9 * nr, taps, nullptr);
+                    transforms.filter_gradient(sums.data() + (c + i) * ld_dy + k, sum_steps.data(), count,
+                                               weights.data() + i * taps * nr, places.data(), nullptr);
                 }
-                kernel.pack_transposed(weights.data(), nr, some * 9, count, to + (k * cg + c0 + c) * 9, cg * 9,
-                                       some * 9);
+                kernel.pack_transposed(weights.data(), nr, some * taps, count, to + (k * cg + c0 + c) * taps, cg * taps,
+                                       some * taps);
             }
         }
         if (dbias && c_chunk == 0) {
@@ -457,10 +501,13 @@ void winograd_backward_weight(const ConvShape& s, int tile, const PackPixels<T>&
     }
 }
 
-template void winograd_correlate(const Correlation<float>&, int, const PackPixels<float>&, const Pooled<float>*);
-template void winograd_correlate(const Correlation<double>&, int, const PackPixels<double>&, const Pooled<double>*);
-template void winograd_backward_weight(const ConvShape&, int, const PackPixels<float>&, const float*, float*, float*);
-template void winograd_backward_weight(const ConvShape&, int, const PackPixels<double>&, const double*, double*,
-                                       double*);
+template void winograd_correlate(const Correlation<float>&, const WinogradForm&, const PackPixels<float>&,
+                                 const Pooled<float>*);
+template void winograd_correlate(const Correlation<double>&, const WinogradForm&, const PackPixels<double>&,
+                                 const Pooled<double>*);
+template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<float>&, const float*,
+                                       float*, float*);
+template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<double>&, const double*,
+                                       double*, double*);
 
 }  // namespace npconv

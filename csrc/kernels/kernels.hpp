@@ -26,20 +26,29 @@ constexpr int max_tile_columns = 32;
 /// How many taps, one below the other, are met together at most.
 constexpr int longest_run = 7;
 
-/// The transforms of Winograd's algorithm, of `columns` small square matrices at a time: element e of matrix j is read
-/// at src[from[e] + j] and written to dst[to[e] + j], with bias[j] added where there is a bias. Whole vectors are read
-/// and written. With output tiles of M x M, (M + 2) x (M + 2) elements stand for a tile between the transforms.
+/// A form of Winograd's algorithm, for kernels of `kernel` x `kernel` taps and a stride: `tile` x `tile` outputs from
+/// size x size inputs, by as many products.
+struct WinogradForm {
+    int kernel, stride, tile;
+    constexpr int size() const { return stride * (tile - 1) + kernel; }
+};
+constexpr WinogradForm winograd_forms[] = {{3, 1, 2}, {3, 1, 4}, {2, 1, 4}, {3, 2, 2}, {4, 2, 2}, {5, 1, 2}};
+constexpr int winograd_form_count = sizeof(winograd_forms) / sizeof(WinogradForm);
+
+/// The transforms of a form, of `columns` small square matrices at a time: element e of matrix j is read at
+/// src[from[e] + j] and written to dst[to[e] + j], with bias[j] added where there is a bias. Whole vectors are read and
+/// written. size x size elements stand for a tile between the transforms.
 template <class T>
 struct WinogradTransforms {
     using Transform = void (*)(const T* src, const index_t* from, index_t columns, T* dst, const index_t* to,
                                const T* bias);
     Transform input;            ///< B^T x B: from the pixels that a tile reads
-    Transform filter;           ///< G w G^T: from 3 x 3 weights
-    Transform output;           ///< A^T y A: to M x M pixels
+    Transform filter;           ///< G w G^T: from kernel x kernel weights
+    Transform output;           ///< A^T y A: to tile x tile pixels
     Transform output_relu;      ///< ReLU of that
-    Transform output_gradient;  ///< A dy A^T: from M x M pixels
+    Transform output_gradient;  ///< A dy A^T: from tile x tile pixels
     Transform input_gradient;   ///< B dx B^T, added to the pixels that a tile reads
-    Transform filter_gradient;  ///< G^T dw G: to 3 x 3 weights
+    Transform filter_gradient;  ///< G^T dw G: to kernel x kernel weights
 };
 /// How an optimizer makes weights better.
 enum class Rule { sgd, momentum, nesterov, adagrad, rmsprop, adam };
@@ -167,7 +176,7 @@ struct TypedKernels {
     /// is 0 for (kernel - 1)/stride windows before the first and up to `lanes` behind the last.
     void (*spread_windows[3])(index_t n, index_t kernel, index_t stride, const T* v, T divisor, T* dx);
 
-    WinogradTransforms<T> winograd[5];  ///< for output tiles of 2 x 2 and of 4 x 4 (the index of the table)
+    WinogradTransforms<T> winograd[winograd_form_count];  ///< in the order of winograd_forms
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);

@@ -29,6 +29,12 @@ constexpr void fill_runs(TypedKernels<T>& kernels) {
     if constexpr (Run > 1) fill_runs<T, Bytes, Run - 1>(kernels);
 }
 
+template <class T, int Bytes, int Form>
+constexpr void fill_winograd(TypedKernels<T>& kernels) {
+    kernels.winograd[Form] = winograd_transforms<T, Bytes, Form>();
+    if constexpr (Form > 0) fill_winograd<T, Bytes, Form - 1>(kernels);
+}
+
 template <class T, int Bytes, int MR, int NV>
 constexpr TypedKernels<T> typed_kernels() {
     static_assert(MR <= max_tile_rows && NV * Simd<T, Bytes>::lanes <= max_tile_columns);
@@ -62,8 +68,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.spread_windows[0] = spread_windows<T, Bytes, 3>;
     kernels.spread_windows[1] = spread_windows<T, Bytes, 1>;
     kernels.spread_windows[2] = spread_windows<T, Bytes, 2>;
-    kernels.winograd[2] = winograd_transforms<T, Bytes, 2>();
-    kernels.winograd[4] = winograd_transforms<T, Bytes, 4>();
+    fill_winograd<T, Bytes, winograd_form_count - 1>(kernels);
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
     kernels.update[int(Rule::sgd)] = sgd_update<T>;

@@ -19,12 +19,13 @@ namespace {
 constexpr index_t pixel_elements = 96 << 10;  // transformed pixels of a task, in so many tiles at least:
 constexpr index_t least_tiles = 28;
 constexpr index_t least_tiles_of_many_weights = 64;
-constexpr index_t many_weights = 1 << 20;         // transformed: more than stay in the L2 cache
-constexpr index_t too_many_weights = 4 << 20;     // more than are fetched as quickly as they are made
-constexpr index_t scattered_tiles = 128;          // of an image, all in one task
-constexpr index_t weight_channels = 128;          // input channels whose weights are transformed at a time
-constexpr index_t gradient_channels = 64;         // input, and output, channels of a task of the weight gradient
-constexpr index_t gradient_elements = 352 << 10;  // of what it holds, transformed
+constexpr index_t many_weights = 1 << 20;       // transformed: more than stay in the L2 cache
+constexpr index_t too_many_weights = 4 << 20;   // more than are fetched as quickly as they are made
+constexpr index_t scattered_tiles = 128;        // of an image, all in one task
+constexpr index_t weight_channels = 128;        // input channels whose weights are transformed at a time
+constexpr index_t gradient_channels = 64;       // output channels of a task of the weight gradient, and as many
+                                                // input channels, of float64 half as many
+constexpr index_t gradient_bytes = 1408 << 10;  // of what it holds, transformed
 
 /// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
 /// `size` pixels from (origin_v + ty*step, origin_h + tx*step) on.
@@ -403,12 +404,13 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
 
     // A task sums the products of some input channels with some output channels over a run of blocks of tiles; the
     // sums of a few runs, which depend on the shape alone, are then added in order.
-    const index_t c_chunks = ceil_div(cg, gradient_channels), k_chunks = ceil_div(kg, gradient_channels);
-    const index_t ld_x = off_power_of_two(std::min(cg, gradient_channels), kernel.lanes);
-    const index_t ld_dy = ceil_div(std::min(kg, gradient_channels), nr) * nr + kernel.lanes;
-    const index_t sum_step = off_power_of_two(std::min(cg, gradient_channels) * ld_dy, kernel.lanes);
-    const index_t tiles_at_once =
-        std::clamp<index_t>((gradient_elements / elements - sum_step) / (ld_x + ld_dy), 16, 64);
+    const index_t k_at_once = gradient_channels, c_at_once = gradient_channels * sizeof(float) / sizeof(T);
+    const index_t c_chunks = ceil_div(cg, c_at_once), k_chunks = ceil_div(kg, k_at_once);
+    const index_t ld_x = off_power_of_two(std::min(cg, c_at_once), kernel.lanes);
+    const index_t ld_dy = ceil_div(std::min(kg, k_at_once), nr) * nr + kernel.lanes;
+    const index_t sum_step = off_power_of_two(std::min(cg, c_at_once) * ld_dy, kernel.lanes);
+    const index_t held = gradient_bytes / index_t(sizeof(T)) / elements;
+    const index_t tiles_at_once = std::clamp<index_t>((held - sum_step) / (ld_x + ld_dy), 16, 64);
     const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), tiles_at_once);
     // Runs of 2 to 8 blocks each, but for memory; a power of two of them, so that threads share them evenly.
     const index_t few = std::min(16 / (s.groups * c_chunks * k_chunks), ceil_div(grid.blocks(), 2));

@@ -1,4 +1,4 @@
-"""3x3 convolution by Winograd's algorithm: the numbers of the matrix product, within the error that is promised."""
+"""Convolution by Winograd's algorithm: the numbers of the matrix product, within the error that is promised."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import npconv
 from npconv import functional, reference
 
 ALGORITHMS = ("winograd2", "winograd4")
+OTHER_FORMS = [(2, 1), (5, 1), (3, 2), (4, 2), (5, 2)]  # kernel and stride of those that only "auto" chooses
 
 
 @st.composite
@@ -47,6 +48,28 @@ def test_forward_and_gradients_are_the_reference(algorithm: str, dtype: type, ca
         assert_close(a, e, 30 * max(terms, 1))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_other_forms_are_the_reference(dtype: type, data: st.DataObject) -> None:
+    kernel, stride = data.draw(st.sampled_from(OTHER_FORMS))
+    padding = data.draw(st.tuples(pairs(0, kernel), pairs(0, kernel)))
+    size = [max(1, kernel - sum(p)) + data.draw(st.integers(0, 20)) for p in padding]
+    groups = data.draw(st.integers(1, 2))
+    c, k = (data.draw(st.integers(16, 40)) for _ in range(2))  # of a group
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    arrays = [rng.standard_normal((2, groups * c, *size)), rng.standard_normal((groups * k, c, kernel, kernel))]
+    x, weight = (a.astype(dtype) for a in arrays)
+    expected = reference.conv2d(*arrays, None, stride, padding, 1, groups)
+    y = npconv.conv2d(x, weight, None, stride, padding, 1, groups)
+    reduction = c * kernel**2
+    assert_close(y, expected, 30 * reduction)
+    dy = rng.standard_normal(y.shape)
+    gradients = npconv.conv2d_backward(dy.astype(dtype), x, weight, stride, padding, 1, groups)
+    expected = reference.conv2d_backward(dy, *arrays, stride, padding, 1, groups)
+    for a, e, terms in zip(gradients, expected, (reduction, dy[:, 0].size, dy[:, 0].size), strict=True):
+        assert_close(a, e, 30 * max(terms, 1))
+
+
 # Several blocks of tiles, steps over channels and panels of them; odd sizes.
 LARGE = [
     ((3, 70, 13, 13), (40, 70, 3, 3), 1),
@@ -61,23 +84,49 @@ LARGE = [
 ]
 
 
+LARGE_OTHERS = [  # with the stride
+    ((2, 150, 14, 15), (70, 150, 2, 2), 1, 1),
+    ((3, 48, 27, 28), (65, 48, 5, 5), 1, 2),
+    ((20, 33, 9, 9), (48, 33, 5, 5), 1, 0),  # dx has more tiles than dy: these scatter
+    ((3, 70, 57, 56), (40, 70, 3, 3), 2, 1),
+    ((20, 40, 26, 26), (130, 40, 4, 4), 2, 0),  # in each of dx's four phases, too
+    ((2, 64, 28, 29), (150, 64, 4, 4), 2, 1),
+    ((2, 40, 27, 30), (32, 40, 5, 5), 2, 2),
+    ((2, 64, 30, 30), (32, 64, 6, 6), 2, 2),  # dx: four phases of 3x3
+]
+
+
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("shape", "weight_shape", "padding"), LARGE)
 def test_larger_shapes_with_any_number_of_threads(
     algorithm: str, dtype: type, shape: tuple, weight_shape: tuple, padding: int
 ) -> None:
+    check_with_any_number_of_threads(dtype, shape, weight_shape, 1, padding, algorithm)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("shape", "weight_shape", "stride", "padding"), LARGE_OTHERS)
+def test_larger_shapes_of_other_forms_with_any_number_of_threads(
+    dtype: type, shape: tuple, weight_shape: tuple, stride: int, padding: int
+) -> None:
+    check_with_any_number_of_threads(dtype, shape, weight_shape, stride, padding, "auto")
+
+
+def check_with_any_number_of_threads(
+    dtype: type, shape: tuple, weight_shape: tuple, stride: int, padding: int, algorithm: str
+) -> None:
     rng = np.random.default_rng(5)
     arrays = [rng.standard_normal(s) for s in (shape, weight_shape, weight_shape[:1])]
     x, weight, bias = (a.astype(dtype) for a in arrays)
-    expected_y = reference.conv2d(*arrays, 1, padding)
+    expected_y = reference.conv2d(*arrays, stride, padding)
     dy = rng.standard_normal(expected_y.shape)
-    expected = expected_y, *reference.conv2d_backward(dy, *arrays[:2], 1, padding)
+    expected = expected_y, *reference.conv2d_backward(dy, *arrays[:2], stride, padding)
     results = []
     for count in (1, 2, 5):
         with npconv.threads(count):
-            y = npconv.conv2d(x, weight, bias, 1, padding, algorithm=algorithm)
-            gradients = npconv.conv2d_backward(dy.astype(dtype), x, weight, 1, padding, algorithm=algorithm)
+            y = npconv.conv2d(x, weight, bias, stride, padding, algorithm=algorithm)
+            gradients = npconv.conv2d_backward(dy.astype(dtype), x, weight, stride, padding, algorithm=algorithm)
             results.append([y, *gradients])
     for a, e in zip(results[0], expected, strict=True):
         assert_close(a, e, 30 * max(dy[:, 0].size, int(np.prod(weight_shape[1:]))))
@@ -85,35 +134,47 @@ def test_larger_shapes_with_any_number_of_threads(
         assert [a.tobytes() for a in other] == [a.tobytes() for a in results[0]]
 
 
-@pytest.mark.parametrize(("algorithm", "bound"), [("gemm", 5e-6), ("winograd2", 5e-6), ("winograd4", 5e-5)])
+@pytest.mark.parametrize(
+    ("algorithm", "kernel", "stride", "bound"),
+    [
+        ("gemm", 3, 1, 5e-6),
+        ("winograd2", 3, 1, 5e-6),
+        ("winograd4", 3, 1, 5e-5),
+        *[("auto", *form, 5e-5) for form in OTHER_FORMS],
+    ],
+)
 @pytest.mark.parametrize("channels", [16, 64, 256])
 @pytest.mark.parametrize(("size", "padding"), [(28, 1), (13, 0)])
 def test_error_is_within_the_documented_bound(
-    algorithm: str, bound: float, channels: int, size: int, padding: int
+    algorithm: str, kernel: int, stride: int, bound: float, channels: int, size: int, padding: int
 ) -> None:
     """The largest error over the root mean square of the result, float32 against float64."""
     rng = np.random.default_rng(7)
-    x, weight = rng.standard_normal((2, channels, size, size)), rng.standard_normal((64, channels, 3, 3))
-    dy = rng.standard_normal((2, 64, size - 2 + 2 * padding, size - 2 + 2 * padding))
+    x, weight = rng.standard_normal((2, channels, size, size)), rng.standard_normal((64, channels, kernel, kernel))
+    out = (size + 2 * padding - kernel) // stride + 1
+    dy = rng.standard_normal((2, 64, out, out))
     x, weight, dy = (a.astype(np.float32) for a in (x, weight, dy))
-    actual = [npconv.conv2d(x, weight, padding=padding, algorithm=algorithm)]
-    actual += npconv.conv2d_backward(dy, x, weight, padding=padding, algorithm=algorithm)[:2]
+    options: dict[str, Any] = {"stride": stride, "padding": padding}
+    actual = [npconv.conv2d(x, weight, algorithm=algorithm, **options)]
+    actual += npconv.conv2d_backward(dy, x, weight, algorithm=algorithm, **options)[:2]
     wide = [a.astype(np.float64) for a in (x, weight, dy)]
-    expected = [npconv.conv2d(*wide[:2], padding=padding, algorithm="gemm")]
-    expected += npconv.conv2d_backward(wide[2], *wide[:2], padding=padding, algorithm="gemm")[:2]
+    expected = [npconv.conv2d(*wide[:2], algorithm="gemm", **options)]
+    expected += npconv.conv2d_backward(wide[2], *wide[:2], algorithm="gemm", **options)[:2]
     for a, e in zip(actual, expected, strict=True):
         assert np.abs(a - e).max() / np.sqrt(np.mean(e**2)) < bound
 
 
-def test_transposed_convolution_with_a_bias() -> None:
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), [(7, 3, 1, 0), (12, 4, 2, 0), (13, 4, 2, 1)])
+def test_transposed_convolution_with_a_bias(size: int, kernel: int, stride: int, padding: int) -> None:
     rng = np.random.default_rng(10)
-    x, weight, bias = rng.standard_normal((20, 64, 7, 7)), rng.standard_normal((64, 48, 3, 3)), rng.standard_normal(48)
-    expected = reference.conv_transpose2d(x, weight, bias)
+    shapes = (20, 64, size, size), (64, 48, kernel, kernel), (48,)
+    x, weight, bias = (rng.standard_normal(shape) for shape in shapes)
+    expected = reference.conv_transpose2d(x, weight, bias, stride, padding)
     results = []
     for count in (1, 3):
         with npconv.threads(count):
-            results.append(npconv.conv_transpose2d(x, weight, bias))
-    assert_close(results[0], expected, 30 * 64 * 9)
+            results.append(npconv.conv_transpose2d(x, weight, bias, stride, padding))
+    assert_close(results[0], expected, 30 * 64 * kernel**2)
     assert results[0].tobytes() == results[1].tobytes()
 
 
@@ -126,17 +187,31 @@ def test_the_algorithms_differ_in_their_bits() -> None:
     assert npconv.conv2d(x, weight).tobytes() in results.values()
 
 
-@pytest.mark.parametrize("size", [3, 4, 7, 12, 33])
+@pytest.mark.parametrize(("kernel", "stride"), OTHER_FORMS)
+def test_other_forms_do_run(kernel: int, stride: int) -> None:
+    """Their bits are not those of the matrix product."""
+    rng = np.random.default_rng(8)
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 64, 56, 56), (64, 64, kernel, kernel)))
+    y = npconv.conv2d(x, weight, None, stride)
+    auto = [y, *npconv.conv2d_backward(y, x, weight, stride)[:2]]
+    gemm = [npconv.conv2d(x, weight, None, stride, algorithm="gemm")]
+    gemm += npconv.conv2d_backward(y, x, weight, stride, algorithm="gemm")[:2]
+    assert all(a.tobytes() != g.tobytes() for a, g in zip(auto, gemm, strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), *OTHER_FORMS])
+@pytest.mark.parametrize("size", [5, 7, 12, 33])
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (1, 16), (3, 8), (15, 64), (64, 15)])
-def test_few_channels_stay_exact(size: int, channels: int, filters: int) -> None:
+def test_few_channels_stay_exact(size: int, channels: int, filters: int, kernel: int, stride: int) -> None:
     """The transforms would round what whole numbers add up to."""
     rng = np.random.default_rng(11)
     x = rng.integers(-9, 10, (2, channels, size, size)).astype(np.float32)
-    weight = rng.integers(-9, 10, (filters, channels, 3, 3)).astype(np.float32)
-    dy = rng.integers(-9, 10, (2, filters, size, size)).astype(np.float32)
-    np.testing.assert_array_equal(npconv.conv2d(x, weight, padding=1), reference.conv2d(x, weight, None, 1, 1))
-    expected = reference.conv2d_backward(dy, x, weight, 1, 1)
-    for a, e in zip(npconv.conv2d_backward(dy, x, weight, padding=1), expected, strict=True):
+    weight = rng.integers(-9, 10, (filters, channels, kernel, kernel)).astype(np.float32)
+    y = npconv.conv2d(x, weight, None, stride, 1)
+    np.testing.assert_array_equal(y, reference.conv2d(x, weight, None, stride, 1))
+    dy = rng.integers(-9, 10, y.shape).astype(np.float32)
+    expected = reference.conv2d_backward(dy, x, weight, stride, 1)
+    for a, e in zip(npconv.conv2d_backward(dy, x, weight, stride, 1), expected, strict=True):
         np.testing.assert_array_equal(a, e)
 
 
@@ -153,19 +228,24 @@ def test_other_convolutions_are_refused(algorithm: str, kernel: int, stride: int
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [20, 21])  # with pixels left over, which no window has
-@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 0), (3, 1, 1), (3, 1, 2), (2, 1, 0), (5, 1, 2), (3, 2, 1), (4, 2, 1)]
+)
 @pytest.mark.parametrize("window", [(2, 2), (3, 2), (2, 1)])
-def test_fused_with_relu_and_pooling_is_the_same(dtype: type, size: int, padding: int, window: tuple[int, int]) -> None:
+def test_fused_with_relu_and_pooling_is_the_same(
+    dtype: type, size: int, kernel: int, stride: int, padding: int, window: tuple[int, int]
+) -> None:
     rng = np.random.default_rng(9)
-    shapes = (5, 48, size, size + 2), (40, 48, 3, 3), (40,)
+    shapes = (5, 48, size, size + 2), (40, 48, kernel, kernel), (40,)
     x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in shapes)
-    options: dict[str, Any] = {"padding": padding, "kernel_size": window[0], "pool_stride": window[1]}
+    conv: dict[str, Any] = {"stride": stride, "padding": padding}
+    options = {**conv, "kernel_size": window[0], "pool_stride": window[1]}
     y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, **options)
-    z = npconv.conv2d(x, weight, bias, padding=padding)
+    z = npconv.conv2d(x, weight, bias, **conv)
     pooled, at = npconv.max_pool2d(functional.relu(z), *window, return_indices=True)
     assert y.tobytes() == pooled.tobytes()
     dy = rng.standard_normal(y.shape).astype(dtype)
     dz = functional.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), functional.relu(z))
     fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, **options)
-    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, padding=padding), strict=True):
+    for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, **conv), strict=True):
         assert a.tobytes() == e.tobytes()

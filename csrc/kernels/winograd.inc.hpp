@@ -1,10 +1,12 @@
-// The transforms of Winograd's minimal filtering for 3x3 kernels (Lavin and Gray, "Fast Algorithms for Convolutional
-// Neural Networks", 2016): M x M outputs from (M + 2) x (M + 2) inputs,
+// The transforms of Winograd's minimal filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+// 2016): M x M outputs of a kernel of R x R taps, from (M + R - 1) x (M + R - 1) inputs,
 //     y = A^T [ (G w G^T) * (B^T x B) ] A,      * element by element,
 // and its gradients, in which the same three matrices come back transposed.
 //
-// The matrices follow from M + 1 points at which polynomials are evaluated and one at infinity. For M = 4 most
-// programs take 0, +-1 and +-2; 0, +-sqrt(1/2) and +-sqrt(2) round three to five times less.
+// The matrices follow from M + R - 2 points at which polynomials are evaluated and one at infinity. For M = 4 and R = 3
+// most programs take 0, +-1 and +-2; 0, +-sqrt(1/2) and +-sqrt(2) round three to five times less. For M = 4 and R = 2
+// they are +-1/2 and +-5/4. A convolution of stride 2 is the sum of two of stride 1, of the even pixels with the even
+// taps and of the odd ones with the odd taps: each has rows of its own in the matrices.
 #pragma once
 
 #include "simd.hpp"
@@ -12,11 +14,11 @@
 namespace npconv {
 namespace {
 
-template <class T, int Form>
+template <class T, int Kernel, int Stride, int Tile>
 struct WinogradMatrices;
 
 template <class T>
-struct WinogradMatrices<T, 0> {  // 3 x 3, tiles of 2 x 2
+struct WinogradMatrices<T, 3, 1, 2> {
     static constexpr int pairs = 1;
     static constexpr T bt[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
     static constexpr T g[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
@@ -24,7 +26,7 @@ struct WinogradMatrices<T, 0> {  // 3 x 3, tiles of 2 x 2
 };
 
 template <class T>
-struct WinogradMatrices<T, 1> {  // 3 x 3, tiles of 4 x 4
+struct WinogradMatrices<T, 3, 1, 4> {
     static constexpr int pairs = 2;
     static constexpr T r = T(0.70710678118654752440), q = T(1.41421356237309504880);  // square roots of 1/2 and of 2
     static constexpr T bt[6][6] = {{1, 0, -2.5, 0, 1, 0},  {0, -q, -2, r, 1, 0},   {0, q, -2, -r, 1, 0},
@@ -40,7 +42,7 @@ struct WinogradMatrices<T, 1> {  // 3 x 3, tiles of 4 x 4
 };
 
 template <class T>
-struct WinogradMatrices<T, 2> {  // 2 x 2, tiles of 4 x 4
+struct WinogradMatrices<T, 2, 1, 4> {
     static constexpr int pairs = 2;
     static constexpr T bt[5][5] = {{0.390625, 0, -1.8125, 0, 1},
                                    {-0.78125, -1.5625, 0.5, 1, 0},
@@ -60,7 +62,7 @@ struct WinogradMatrices<T, 2> {  // 2 x 2, tiles of 4 x 4
 };
 
 template <class T>
-struct WinogradMatrices<T, 3> {  // 3 x 3 of stride 2, tiles of 2 x 2: even pixels meet two taps, odd ones the other
+struct WinogradMatrices<T, 3, 2, 2> {
     static constexpr int pairs = 1;
     static constexpr T bt[5][5] = {
         {-1, 0, 0, 0, 1}, {1, 0, 1, 0, 0}, {1, 0, -1, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}};
@@ -69,7 +71,7 @@ struct WinogradMatrices<T, 3> {  // 3 x 3 of stride 2, tiles of 2 x 2: even pixe
 };
 
 template <class T>
-struct WinogradMatrices<T, 4> {  // 4 x 4 of stride 2, tiles of 2 x 2: even pixels meet two taps, odd ones the others
+struct WinogradMatrices<T, 4, 2, 2> {
     static constexpr int pairs = 2;
     static constexpr T bt[6][6] = {{-1, 0, 0, 0, 1, 0}, {1, 0, 1, 0, 0, 0},  {1, 0, -1, 0, 0, 0},
                                    {0, 1, 0, 1, 0, 0},  {0, 1, 0, -1, 0, 0}, {0, -1, 0, 0, 0, 1}};
@@ -79,9 +81,9 @@ struct WinogradMatrices<T, 4> {  // 4 x 4 of stride 2, tiles of 2 x 2: even pixe
 };
 
 template <class T>
-struct WinogradMatrices<T, 5> : WinogradMatrices<T, 1> {  // 5 x 5, tiles of 2 x 2: evaluated at the same points
-    using WinogradMatrices<T, 1>::r;
-    using WinogradMatrices<T, 1>::q;
+struct WinogradMatrices<T, 5, 1, 2> : WinogradMatrices<T, 3, 1, 4> {  // at the same points
+    using WinogradMatrices<T, 3, 1, 4>::r;
+    using WinogradMatrices<T, 3, 1, 4>::q;
     static constexpr T g[6][5] = {{1, 0, 0, 0, 0},
                                   {-T(2) / 3, -2 * r / 3, -T(1) / 3, -r / 3, -T(1) / 6},
                                   {-T(2) / 3, 2 * r / 3, -T(1) / 3, r / 3, -T(1) / 6},
@@ -89,6 +91,18 @@ struct WinogradMatrices<T, 5> : WinogradMatrices<T, 1> {  // 5 x 5, tiles of 2 x
                                   {T(1) / 6, -q / 6, T(1) / 3, -q / 3, T(2) / 3},
                                   {0, 0, 0, 0, 1}};
     static constexpr T a[6][2] = {{1, 0}, {1, r}, {1, -r}, {1, q}, {1, -q}, {0, 1}};
+};
+
+template <class T>
+struct WinogradMatrices<T, 5, 2, 2> {
+    static constexpr int pairs = 2;
+    static constexpr T bt[7][7] = {{1, 0, 0, 0, -1, 0, 0}, {0, 0, 1, 0, 1, 0, 0},  {0, 0, -1, 0, 1, 0, 0},
+                                   {0, 1, 0, 1, 0, 0, 0},  {0, 1, 0, -1, 0, 0, 0}, {0, 0, -1, 0, 0, 0, 1},
+                                   {0, -1, 0, 0, 0, 1, 0}};
+    static constexpr T g[7][5] = {{1, 0, 0, 0, 0},     {0.5, 0, 0.5, 0, 0.5}, {0.5, 0, -0.5, 0, 0.5},
+                                  {0, 0.5, 0, 0.5, 0}, {0, 0.5, 0, -0.5, 0},  {0, 0, 0, 0, 1},
+                                  {0, 0, 0, 1, 0}};
+    static constexpr T a[7][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 1}, {1, -1}, {0, 1}, {0, 1}};
 };
 
 /// Sum of row[j] * x[j], of those j for which next[j] is sign * row[j]; the zeros of a constant row cost nothing.
@@ -188,8 +202,8 @@ void winograd_transform(const T* src, const index_t* from, index_t columns, T* d
 
 template <class T, int Bytes, int Form>
 constexpr WinogradTransforms<T> winograd_transforms() {
-    using W = WinogradMatrices<T, Form>;
     constexpr WinogradForm form = winograd_forms[Form];
+    using W = WinogradMatrices<T, form.kernel, form.stride, form.tile>;
     constexpr int n = form.size(), r = form.kernel, m = form.tile, pairs = W::pairs;
     return {winograd_transform<T, Bytes, pairs, n, n, W::bt, true>,
             winograd_transform<T, Bytes, pairs, n, r, W::g, true>,

@@ -72,33 +72,52 @@ def balanced_blocks(rows: int, cols: int, most: int, threads: int, whole_rows: b
     return grid_blocks(rows, cols, most)
 
 
-def winograd_tile(s: Conv) -> int:
-    direct = s.out_size**2 * 9 * s.c * (1.5 * s.k + 9) + 10000 * s.out_size
-    return cheapest_tile(s, direct, (1.1, 22, 600))
+class Form(NamedTuple):
+    """WinogradForm of kernels.hpp."""
+
+    kernel: int
+    stride: int
+    tile: int
+
+    @property
+    def elements(self) -> int:
+        return (self.stride * (self.tile - 1) + self.kernel) ** 2
 
 
-def winograd_weight_tile(s: Conv) -> int:
-    return cheapest_tile(s, s.out_size**2 * 9 * s.c * ceil_div(s.k, 16) * 16 / 0.6, (1.15, 20, 300))
+FORMS = [Form(*f) for f in ((2, 1, 4), (3, 1, 2), (3, 1, 4), (3, 2, 2), (4, 2, 2), (5, 1, 2), (5, 2, 2))]
 
 
-def cheapest_tile(s: Conv, direct: float, element: tuple[float, float, float]) -> int:
-    if s.kernel != 3 or s.stride != 1 or s.c < 16 or s.k < 16:
-        return 0
+def winograd_form(s: Conv) -> Form | None:
+    direct = s.kernel**2 * s.c * ((0.9 if s.kernel == 2 else 1.5) * s.k + 9)
+    return cheapest_form(s, s.out_size**2 * direct + 10000 * s.out_size, (1.1, 22, 600))
+
+
+def winograd_weight_form(s: Conv) -> Form | None:
+    return cheapest_form(s, s.out_size**2 * s.kernel**2 * s.c * ceil_div(s.k, 16) * 16 / 0.45, (1.15, 20, 300))
+
+
+def cheapest_form(s: Conv, direct: float, element: tuple[float, float, float]) -> Form | None:
+    if s.c < 16 or s.k < 16:
+        return None
     c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
     product, transforms, rest = element
-    costs = {0: direct}
-    for tile in (2, 4):
-        elements = (ceil_div(s.out_size, tile) * (tile + 2)) ** 2
-        costs[tile] = elements * (product * c * k + transforms * (c + k) + rest)
-    return min(costs, key=lambda tile: costs[tile])
+    costs: dict[Form | None, float] = {None: direct}
+    for form in FORMS:
+        saves_little = 2 * (form.tile * form.kernel) ** 2 < 3 * form.elements
+        too_many = saves_little and form.elements * s.c * s.k > 1 << 20
+        if (s.kernel, s.stride) == (form.kernel, form.stride) and not too_many:
+            elements = ceil_div(s.out_size, form.tile) ** 2 * form.elements
+            costs[form] = elements * (product * c * k + transforms * (c + k) + rest)
+    return min(costs, key=lambda form: costs[form])
 
 
-def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, tile: int, threads: int) -> list[Loop]:
+def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, form: Form, threads: int) -> list[Loop]:
     """winograd_correlate."""
-    elements, panels, steps = (tile + 2) ** 2, ceil_div(k, NR), ceil_div(c, 128)
+    tile, elements, panels, steps = form.tile, form.elements, ceil_div(k, NR), ceil_div(c, 128)
     weights = panels * steps * elements * off_power_of_two(ceil_div(c, steps) * NR)
     tiles, in_tiles, unit = ceil_div(out_size, tile), ceil_div(in_size, tile), 1
-    scatter = 6 * in_tiles**2 <= 5 * tiles**2 and in_tiles**2 <= 128  # the tiles of the input do
+    # The tiles of the input do.
+    scatter = form.stride == 1 and 6 * in_tiles**2 <= 5 * tiles**2 and in_tiles**2 <= 128
     if scatter:
         tiles = unit = in_tiles
     most = max((96 << 10) // (elements * off_power_of_two(c)), 64 if weights > 1 << 20 else 28)
@@ -175,8 +194,8 @@ def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
 
 
 def forward_loops(s: Conv, threads: int) -> list[Loop]:
-    if tile := winograd_tile(s):
-        return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, tile, threads)
+    if form := winograd_form(s):
+        return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, form, threads)
     if images_by_batch(s):
         return batch_loops(s, s.k, threads)
     phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
@@ -187,8 +206,8 @@ def forward_loops(s: Conv, threads: int) -> list[Loop]:
 
 
 def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
-    if tile := winograd_tile(s):
-        return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, tile, threads)
+    if s.stride == 1 and (form := winograd_form(s)):
+        return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, form, threads)
     if s.c > 4 and images_by_batch(s):
         return batch_loops(s, s.c, threads)
     if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp
@@ -203,7 +222,10 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     loops: list[Loop] = []
     for rows, v in axes:
         for cols, h in axes:
-            if rows * cols:
+            phase_shape = Conv("", s.n, s.k, rows + v - 1, s.c, v)
+            if rows and (rows, v) == (cols, h) and s.stride > 1 and (form := winograd_form(phase_shape)):
+                loops += winograd_loops(s.n, s.out_size, rows, s.k, s.c, form, threads)
+            elif rows * cols:
                 reach_v, reach_h = max(v - 1, 0), max(h - 1, 0)
                 loops += correlate_loops(Correlation(s.n * rows, cols, s.k, s.c, v, h, 1, reach_v, reach_h), threads)
     return loops
@@ -211,9 +233,9 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
 
 def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
-    if tile := winograd_weight_tile(s):
-        size, tiles = s.k * s.c * 9, ceil_div(s.out_size, tile)
-        elements, chunks = (tile + 2) ** 2, ceil_div(s.c, 64) * ceil_div(s.k, 64)
+    if form := winograd_weight_form(s):
+        size, tiles = s.k * s.c * s.kernel**2, ceil_div(s.out_size, form.tile)
+        elements, chunks = form.elements, ceil_div(s.c, 64) * ceil_div(s.k, 64)
         ld_x, ld_dy = off_power_of_two(min(s.c, 64)), ceil_div(min(s.k, 64), NR) * NR + LANES
         sums = off_power_of_two(min(s.c, 64) * ld_dy)
         blocks = grid_blocks(s.n * tiles, tiles, clamp(((352 << 10) // elements - sums) // (ld_x + ld_dy), 16, 64))
@@ -223,7 +245,7 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
             splits *= 2
         tasks = splits * chunks
         add = ceil_div(size, max(int(THREAD_NS / (splits * ELEMENT_NS)), 1))
-        work = s.n * tiles**2 * (tile + 2) ** 2 * s.k * s.c * FMA_NS
+        work = s.n * tiles**2 * elements * s.k * s.c * FMA_NS
         return [Loop(tasks, work), Loop(add, add * THREAD_NS)]
     if images := images_by_batch(s):
         splits = min(ceil_div(images, NR), 64)

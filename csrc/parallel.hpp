@@ -7,6 +7,7 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernels/kernels.hpp"
 
@@ -86,6 +87,11 @@ inline void start_threads(int count, void (*check_interrupt)()) {
 /// A thread is worth waking for this many nanoseconds of work.
 constexpr double thread_ns = 5000;
 
+/// The next of some tasks that belong together; no two in one cache line.
+struct alignas(64) Share {
+    std::atomic<index_t> next{0};
+};
+
 /// Calls body(0) ... body(n - 1) in any order on up to get_num_threads() threads, fewer if the work is small: one call
 /// is expected to take `item_ns` nanoseconds. The first exception ends the loop and is thrown again on the calling
 /// thread.
@@ -115,11 +121,19 @@ void parallel_for(index_t n, double item_ns, Body&& body) {
     const int threads = static_cast<int>(std::min(useful, most));
     if (threads > 1) {
 #ifdef _OPENMP
+        // Every thread begins with a share of its own, the same in every loop over as many tasks: what it wrote for one
+        // layer is in its cache when the next layer reads it. Who has finished takes over what others have left.
+        std::vector<Share> shares(static_cast<std::size_t>(threads));
+        for (int t = 0; t < threads; ++t) shares[static_cast<std::size_t>(t)].next = share_begin(t, threads, n);
 #pragma omp parallel num_threads(threads)
         {
-            const bool on_calling_thread = omp_get_thread_num() == 0;
-#pragma omp for schedule(dynamic)
-            for (index_t i = 0; i < n; ++i) step(i, on_calling_thread);
+            const int me = omp_get_thread_num();
+            for (int k = 0; k < threads; ++k) {
+                const int owner = (me + k) % threads;
+                const index_t end = share_begin(owner + 1, threads, n);
+                std::atomic<index_t>& next = shares[static_cast<std::size_t>(owner)].next;
+                for (index_t i = next++; i < end; i = next++) step(i, me == 0);
+            }
         }
 #endif
     } else {

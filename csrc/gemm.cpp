@@ -51,10 +51,13 @@ Grid choose_grid(index_t row_tiles, index_t column_tiles, int mr, int nr, int th
 }
 
 /// Into how many parts, summed apart and then added in order, a long reduction is cut where c is too small to share
-/// among threads. This depends on the shape alone, or the sums would depend on the number of threads.
+/// among threads: a power of two, which threads share evenly. This depends on the shape alone, or the sums would depend
+/// on the number of threads.
 index_t choose_splits(index_t m, index_t n, index_t k) {
-    const index_t small = 128 * 128;
-    return m * n <= small ? std::clamp<index_t>(k / (2 * reduction_block), 1, 16) : 1;
+    const index_t small = 128 * 128, shortest = reduction_block * 3 / 2;
+    index_t splits = 1;
+    while (m * n <= small && splits < 16 && k >= 2 * splits * shortest) splits *= 2;
+    return splits;
 }
 
 /// The block of c of one task, summed over [k_begin, k_end) of the reduction.

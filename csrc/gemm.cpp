@@ -47,6 +47,11 @@ Grid choose_grid(index_t row_tiles, index_t column_tiles, int mr, int nr, int th
             break;
         }
     }
+    // As many for one thread as for another, where there are few.
+    const auto uneven = [&] {
+        return grid.rows * grid.columns < 8 * threads && grid.rows * grid.columns % threads != 0;
+    };
+    while (uneven() && grid.columns < column_tiles) ++grid.columns;
     return grid;
 }
 

@@ -1,6 +1,7 @@
 // What the forward pass of a convolution and its data gradient have in common.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 
 #include "shape.hpp"
@@ -47,6 +48,11 @@ void pack_weights(const Correlation<T>& c, index_t group, index_t m, index_t cou
         return;
     }
     for (index_t channel = 0; channel < c.in_channels; ++channel, from += c.weight_c) {
+        if (c.kernel_taps == 1 && c.weight_m == 1) {  // a row of weights as it is
+            std::fill(std::copy(from, from + count, packed), packed + width, T(0));
+            packed += width;
+            continue;
+        }
         if (taps == c.kernel_taps) {  // all of them, in their order
             kernel.pack_transposed(from, c.weight_m, count, taps, packed, width, width);
             packed += taps * width;

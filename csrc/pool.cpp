@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -40,6 +41,59 @@ void first_offsets(const PoolShape& s, index_t oy, index_t col_begin, index_t n,
     }
 }
 
+/// The part of a window that lies inside the image, along one axis.
+struct Inside {
+    index_t begin, end;  // of its taps
+};
+
+Inside inside_of(index_t start, index_t kernel, index_t in) {
+    return {std::max<index_t>(-start, 0), std::min(in - start, kernel)};
+}
+
+/// Windows side by side that have the same taps inside the image, along the horizontal axis.
+struct Columns {
+    index_t begin, end;
+    Inside inside;
+    WindowTaps taps;  // from the first one inside on; of the upper rows only, if there are fewer
+};
+
+std::vector<Columns> columns_of(const PoolShape& s, index_t begin, index_t end) {
+    std::vector<Columns> columns;
+    for (index_t j = begin; j < end; ++j) {
+        const Inside inside = inside_of(j * s.stride.w - s.pad.w, s.kernel.w, s.w);
+        if (!columns.empty() && columns.back().inside.begin == inside.begin &&
+            columns.back().inside.end == inside.end) {
+            ++columns.back().end;
+            continue;
+        }
+        PoolShape narrower = s;
+        narrower.kernel.w = inside.end - inside.begin;
+        columns.push_back({j, j + 1, inside, WindowTaps(narrower, s.w, 1)});
+    }
+    return columns;
+}
+
+/// The two ways of a kernel to give indices, one of which is null.
+std::pair<index_t*, std::int32_t*> as_wide_or_short(index_t* indices) { return {indices, nullptr}; }
+std::pair<index_t*, std::int32_t*> as_wide_or_short(std::int32_t* indices) { return {nullptr, indices}; }
+
+/// One row of windows, read where they are.
+template <class T, class Index>
+void pool_row(const PoolShape& s, const std::vector<Columns>& columns, index_t oy, const T* plane, T* y, const T* y_end,
+              Index* indices, bool relu) {
+    const index_t top = oy * s.stride.h - s.pad.h;
+    const Inside rows = inside_of(top, s.kernel.h, s.h);
+    const auto max_pool_rows = kernels_of<T>().max_pool_rows[s.stride.w];
+    for (const Columns& c : columns) {
+        const index_t start = (top + rows.begin) * s.w + c.begin * s.stride.w - s.pad.w + c.inside.begin;
+        const auto taps = static_cast<int>((rows.end - rows.begin) * (c.inside.end - c.inside.begin));
+        const auto [at, short_at] = as_wide_or_short(indices ? indices + c.begin : nullptr);
+        // What a vector holds beyond the last window is overwritten by the windows that follow.
+        max_pool_rows(taps, plane + start, c.taps.offsets.data(), c.taps.codes.data(), nullptr, 1, 0, 0,
+                      c.end - c.begin, y + c.begin, y_end, start, s.stride.w, at, short_at, relu);
+    }
+}
+
 }  // namespace
 
 template <class T, class Index>
@@ -66,7 +120,16 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
     }
     const int taps = static_cast<int>(window);
     const bool padded = s.pad.h > 0 || s.pad.w > 0;
+    // Windows within the image are read where they are. So are padded ones, those at the edges apart, where the slab
+    // would have to sort pixels by phase, rows are long, and each window has some pixel (with dilation it might not).
     const bool inside = windows_inside(s);
+    const bool dilated = s.dilation.h > 1 || s.dilation.w > 1;
+    const bool edges = !inside && s.stride.w == 2 && !dilated && s.ow >= 2 * kernel.lanes;
+    const bool suits = edges || (inside && s.stride.w <= 2);
+    std::vector<std::vector<Columns>> columns;
+    for (index_t i = 0; edges && i < col_blocks; ++i) {
+        columns.push_back(columns_of(s, i * width, std::min((i + 1) * width, s.ow)));
+    }
     const index_t whole_vectors = s.stride.w * (ceil_div(width, kernel.lanes) * kernel.lanes + kernel.lanes);
 
     const index_t task_rows = ceil_div(std::max<index_t>(task_pixels / width, 1), block_rows) * block_rows;
@@ -75,7 +138,7 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
         const index_t col = task % col_blocks * width, first_row = task / col_blocks * task_rows;
         const index_t last_row = std::min(first_row + task_rows, rows);
         const index_t n = std::min(width, s.ow - col);
-        // Rows of full width follow each other, so a vector may be stored beyond the end of all but the last.
+        // A vector may be stored beyond the end of all rows of full width but the last.
         const T* const task_end = y + last_row * s.ow;
         Scratch<T> slab(layout.channel_stride() + max_tile_columns * 2);
         Scratch<std::int32_t> first(padded ? width + max_tile_columns : 0);
@@ -84,35 +147,37 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
         for (index_t row = first_row; row < last_row; row += block_rows) {
             const Block block{row, std::min(row + block_rows, last_row), col, col + n};
             cut_into_strips(block, s.oh, strips);
-            // Windows inside the image are read where they are, unless a whole vector could reach behind the array.
+            // Not in place if a whole vector could reach behind the array.
             const Strip& last = strips.back();
             const index_t last_window = (last.image * s.h + (last.row + last.rows - 1) * s.stride.h) * s.w;
-            const bool in_place =
-                inside && s.stride.w <= 2 &&
-                last_window + plane_offsets.back() + whole_vectors + col * s.stride.w <= planes * s.h * s.w;
+            const index_t last_tap = codes.back() + whole_vectors + col * s.stride.w;
+            const bool in_place = suits && last_window + last_tap <= planes * s.h * s.w;
             if (!in_place) {
                 layout.place(strips);
                 layout.fill(block, strips, x, s.h * s.w, 1, -std::numeric_limits<T>::infinity(), slab.data());
             }
             for (const Strip& strip : strips) {
-                for (index_t i = 0; i < strip.rows; ++i) {
+                for (index_t i = 0, together = 1; i < strip.rows; i += together) {
                     const index_t oy = strip.row + i, start = oy * s.stride.h * s.w + col * s.stride.w;
-                    const T* const source = in_place ? x + strip.image * s.h * s.w + start
-                                                     : slab.data() + strip.source + i * layout.width();
-                    const index_t* const offsets = in_place ? plane_offsets.data() : slab_offsets.data();
-                    if (indices && padded) first_offsets(s, oy, col, n, first.data());
+                    // Rows of full width follow each other, and below the padding have their first pixels alike.
+                    const bool alike = !padded || !indices || (oy * s.stride.h >= s.pad.h && !dilated);
+                    together = col_blocks == 1 && alike && !(in_place && edges) ? strip.rows - i : 1;
                     const index_t out = (strip.image * s.oh + oy) * s.ow + col;
-                    index_t* at = nullptr;
-                    std::int32_t* short_at = nullptr;
-                    if constexpr (sizeof(Index) == sizeof(index_t)) {
-                        at = indices ? indices + out : nullptr;
-                    } else {
-                        short_at = indices ? indices + out : nullptr;
+                    const T* const y_end = col_blocks == 1 ? task_end : y + out + n;
+                    const T* const plane = x + strip.image * s.h * s.w;
+                    if (in_place && edges) {
+                        pool_row(s, columns[static_cast<std::size_t>(task % col_blocks)], oy, plane, y + out - col,
+                                 y_end, indices ? indices + out - col : nullptr, relu);
+                        continue;
                     }
-                    const auto max_pool_row = kernel.max_pool_row[in_place ? s.stride.w : 1];
-                    max_pool_row(taps, source, offsets, codes.data(), padded ? first.data() : nullptr, n, y + out,
-                                 col_blocks == 1 ? task_end : y + out + n, start - s.pad.h * s.w - s.pad.w, s.stride.w,
-                                 at, short_at, relu);
+                    if (indices && padded) first_offsets(s, oy, col, n, first.data());
+                    const auto [at, short_at] = as_wide_or_short(indices ? indices + out : nullptr);
+                    kernel.max_pool_rows[in_place ? s.stride.w : 1](
+                        taps, in_place ? plane + start : slab.data() + strip.source + i * layout.width(),
+                        in_place ? plane_offsets.data() : slab_offsets.data(), codes.data(),
+                        padded ? first.data() : nullptr, together, in_place ? s.stride.h * s.w : layout.width(),
+                        s.stride.h * s.w, n, y + out, y_end, start - s.pad.h * s.w - s.pad.w, s.stride.w, at, short_at,
+                        relu);
                 }
             }
         }
@@ -127,15 +192,15 @@ bool windows_inside(const PoolShape& s) {
 template <class T>
 void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y, std::int32_t* indices) {
     const WindowTaps taps(s, pitch, 1);
-    const auto max_pool_row = kernels_of<T>().max_pool_row[s.stride.w];
+    const auto max_pool_rows = kernels_of<T>().max_pool_rows[s.stride.w];
     const double plane_ns = static_cast<double>(s.oh * s.ow * taps.count()) * element_ns;
     parallel_for_range(s.n * s.c, plane_ns, [&](index_t begin, index_t end) {
         const T* const y_end = y + end * s.oh * s.ow;
-        for (index_t row = begin * s.oh; row < end * s.oh; ++row) {
-            const index_t oy = row % s.oh, top = oy * s.stride.h;
-            max_pool_row(taps.count(), x + (row / s.oh * s.h + top) * pitch, taps.offsets.data(), taps.codes.data(),
-                         nullptr, s.ow, y + row * s.ow, y_end, top * s.w, s.stride.w, nullptr,
-                         indices ? indices + row * s.ow : nullptr, true);
+        for (index_t plane = begin; plane < end; ++plane) {
+            const index_t out = plane * s.oh * s.ow;
+            max_pool_rows(taps.count(), x + plane * s.h * pitch, taps.offsets.data(), taps.codes.data(), nullptr, s.oh,
+                          s.stride.h * pitch, s.stride.h * s.w, s.ow, y + out, y_end, 0, s.stride.w, nullptr,
+                          indices ? indices + out : nullptr, true);
         }
     });
 }

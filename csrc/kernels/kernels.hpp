@@ -123,10 +123,12 @@ struct TypedKernels {
     /// For each j < n: y[j] = the first largest (or last NaN) of x[offset[t] + j*stride], stride 1 or 2 (the index of
     /// the table), and index[j] = base + j*step + code[t] of that tap; where every tap is minus infinity, of the
     /// window's first pixel, first[j] (code[0] if `first` is null). With `relu`, y[j] = 0 and index[j] = -1 unless y[j]
-    /// > 0. `index` may be null. Whole vectors are read, and written up to y_end.
-    void (*max_pool_row[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
-                            const std::int32_t* first, index_t n, T* y, const T* y_end, index_t base, index_t step,
-                            index_t* index, std::int32_t* short_index, bool relu);
+    /// > 0. `index` may be null. The same for all rows: results follow each other, pixels are ld_x apart, and base
+    /// grows by base_step. Whole vectors are read, and written up to y_end.
+    void (*max_pool_rows[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
+                             const std::int32_t* first, index_t rows, index_t ld_x, index_t base_step, index_t n, T* y,
+                             const T* y_end, index_t base, index_t step, index_t* index, std::int32_t* short_index,
+                             bool relu);
 
     /// Max pooling of ReLU where the lanes are channels, [pixel][nr]: y[w] = the first largest (or last NaN) of
     /// x[w*step + offset[t]] over the taps, and index[w] = first + w*index_step + code[t]; but 0 and -1 unless it is >

@@ -17,9 +17,9 @@ inline void store_indices(const Vector& at, Index* index, index_t n) {
 
 /// Without `Indexed`, half of the work falls away.
 template <class T, int Bytes, int Stride, bool Indexed>
-void max_pool_row_of(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
-                     index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
-                     std::int32_t* short_index, bool relu) {
+void max_pool_rows_of(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
+                      index_t rows, index_t ld_x, index_t base_step, index_t n, T* y, const T* y_end, index_t base,
+                      index_t step, index_t* index, std::int32_t* short_index, bool relu) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -32,58 +32,66 @@ void max_pool_row_of(int count, const T* x, const index_t* offset, const std::in
     NPCONV_UNROLL
     for (int l = 0; l < lanes; ++l) lane[l] = l;
 
-    for (index_t j = 0; j < n; j += lanes) {
-        const bool whole = y_end - (y + j) >= lanes;
-        Vector best = S::broadcast(-static_cast<T>(__builtin_inff()));
-        IntVector where = IntVector{} + static_cast<Int>(code[0]);
-        if (first) {
-            Int32Vector start;
-            __builtin_memcpy(&start, first + j, sizeof start);
-            where = __builtin_convertvector(start, IntVector);
+    for (index_t row = 0; row < rows; ++row, x += ld_x, y += n, base += base_step) {
+        for (index_t j = 0; j < n; j += lanes) {
+            const bool whole = y_end - (y + j) >= lanes;
+            const auto tap = [&](int t) {
+                const T* const pixels = x + offset[t] + Stride * j;
+                return Stride == 1 ? S::load(pixels) : S::even(S::load(pixels), S::load(pixels + lanes));
+            };
+            // Which pixel it is only matters if some tap is more than minus infinity.
+            Vector best = Indexed ? S::broadcast(-static_cast<T>(__builtin_inff())) : tap(0);
+            IntVector where = IntVector{} + static_cast<Int>(code[0]);
+            if (first) {
+                Int32Vector start;
+                __builtin_memcpy(&start, first + j, sizeof start);
+                where = __builtin_convertvector(start, IntVector);
+            }
+            for (int t = Indexed ? 0 : 1; t < count; ++t) {
+                const Vector v = tap(t);
+                // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over,
+                // so the last one stays.
+                const IntVector take = (v > best) | (v != v);
+                best = take ? v : best;
+                if constexpr (Indexed) where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
+            }
+            IntVector cut = {};
+            if (relu) {
+                cut = best <= 0;
+                best = cut ? Vector{} : best;
+            }
+            const index_t count_here = n - j < lanes ? n - j : lanes;
+            if (whole) {
+                S::store(y + j, best);
+            } else {
+                S::store_part(y + j, best, count_here);
+            }
+            if constexpr (!Indexed) continue;
+            // A lane that is cut holds -1: all bits set.
+            if (index) {
+                IndexVector at = __builtin_convertvector(lane, IndexVector) * step + (base + j * step) +
+                                 __builtin_convertvector(where, IndexVector);
+                at |= __builtin_convertvector(cut, IndexVector);
+                store_indices(at, index + j, whole ? lanes : count_here);
+            } else if (short_index) {
+                Int32Vector at = lane * static_cast<std::int32_t>(step) + static_cast<std::int32_t>(base + j * step) +
+                                 __builtin_convertvector(where, Int32Vector);
+                at |= __builtin_convertvector(cut, Int32Vector);
+                store_indices(at, short_index + j, whole ? lanes : count_here);
+            }
         }
-        for (int t = 0; t < count; ++t) {
-            const T* const tap = x + offset[t] + Stride * j;
-            const Vector v = Stride == 1 ? S::load(tap) : S::even(S::load(tap), S::load(tap + lanes));
-            // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over, so
-            // the last one stays.
-            const IntVector take = (v > best) | (v != v);
-            best = take ? v : best;
-            if constexpr (Indexed) where = take ? IntVector{} + static_cast<Int>(code[t]) : where;
-        }
-        IntVector cut = {};
-        if (relu) {
-            cut = best <= 0;
-            best = cut ? Vector{} : best;
-        }
-        const index_t count_here = n - j < lanes ? n - j : lanes;
-        if (whole) {
-            S::store(y + j, best);
-        } else {
-            S::store_part(y + j, best, count_here);
-        }
-        if constexpr (!Indexed) continue;
-        // A lane that is cut holds -1: all bits set.
-        if (index) {
-            IndexVector at = __builtin_convertvector(lane, IndexVector) * step + (base + j * step) +
-                             __builtin_convertvector(where, IndexVector);
-            at |= __builtin_convertvector(cut, IndexVector);
-            store_indices(at, index + j, whole ? lanes : count_here);
-        } else if (short_index) {
-            Int32Vector at = lane * static_cast<std::int32_t>(step) + static_cast<std::int32_t>(base + j * step) +
-                             __builtin_convertvector(where, Int32Vector);
-            at |= __builtin_convertvector(cut, Int32Vector);
-            store_indices(at, short_index + j, whole ? lanes : count_here);
-        }
+        if (index) index += n;
+        if (short_index) short_index += n;
     }
 }
 
 template <class T, int Bytes, int Stride>
-void max_pool_row(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
-                  index_t n, T* y, const T* y_end, index_t base, index_t step, index_t* index,
-                  std::int32_t* short_index, bool relu) {
-    const auto row =
-        index || short_index ? max_pool_row_of<T, Bytes, Stride, true> : max_pool_row_of<T, Bytes, Stride, false>;
-    row(count, x, offset, code, first, n, y, y_end, base, step, index, short_index, relu);
+void max_pool_rows(int count, const T* x, const index_t* offset, const std::int32_t* code, const std::int32_t* first,
+                   index_t rows, index_t ld_x, index_t base_step, index_t n, T* y, const T* y_end, index_t base,
+                   index_t step, index_t* index, std::int32_t* short_index, bool relu) {
+    const auto pool =
+        index || short_index ? max_pool_rows_of<T, Bytes, Stride, true> : max_pool_rows_of<T, Bytes, Stride, false>;
+    pool(count, x, offset, code, first, rows, ld_x, base_step, n, y, y_end, base, step, index, short_index, relu);
 }
 
 template <class T, int Bytes, int NV, bool Indexed>
@@ -103,7 +111,7 @@ void relu_pool_pixels_of(index_t count, index_t step, int taps, const T* x, cons
             IntVector where = IntVector{} + static_cast<Int>(first + code[0]);
             for (int t = 1; t < taps; ++t) {
                 const Vector pixel = S::load(x + offset[t] + v * lanes);
-                const IntVector take = (pixel > best) | (pixel != pixel);  // as in max_pool_row
+                const IntVector take = (pixel > best) | (pixel != pixel);  // as in max_pool_rows
                 best = take ? pixel : best;
                 if constexpr (Indexed) where = take ? IntVector{} + static_cast<Int>(first + code[t]) : where;
             }

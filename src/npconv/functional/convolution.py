@@ -225,7 +225,8 @@ def conv_transpose2d(
     Returns
     -------
     ndarray, shape (N, K, OH, OW) or (K, OH, OW)
-        ``OH = (H - 1)*stride - pad_top - pad_bottom + dilation*(KH - 1) + output_padding + 1``, OW alike.
+        ``OH = (H - 1)*stride - pad_top - pad_bottom + dilation*(KH - 1) + output_padding + 1``, OW alike. Bitwise the
+        same for any number of threads.
 
     Raises
     ------
@@ -233,6 +234,10 @@ def conv_transpose2d(
         If no input is floating point, or one is complex or an object array; if an int is none.
     ValueError
         If shapes and arguments do not fit together, or the result would have no pixel.
+
+    Notes
+    -----
+    From 16 channels on this may be Winograd's algorithm: see `conv2d` about its error, and about infinities and NaN.
 
     References
     ----------

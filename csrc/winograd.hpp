@@ -9,6 +9,8 @@
 
 namespace npconv {
 
+constexpr index_t many_weights = 1 << 20;  ///< transformed: more than stay in the L2 cache
+
 /// The form of Winograd's algorithm for a convolution and, where its stride is 1, its data gradient; null for the
 /// matrix product. "winograd2" and "winograd4" ask for a form for 3x3 kernels of stride and dilation 1.
 const WinogradForm* winograd_form(const ConvShape& shape, Algorithm algorithm);

@@ -32,7 +32,9 @@ struct WinogradForm {
     int kernel, stride, tile;
     constexpr int size() const { return stride * (tile - 1) + kernel; }
 };
-constexpr WinogradForm winograd_forms[] = {{2, 1, 4}, {3, 1, 2}, {3, 1, 4}, {3, 2, 2}, {4, 2, 2}, {5, 1, 2}, {5, 2, 2}};
+/// One array for the whole library: a pointer to a form tells which of the transforms are its own.
+inline constexpr WinogradForm winograd_forms[] = {{2, 1, 4}, {3, 1, 2}, {3, 1, 4}, {3, 2, 2},
+                                                  {4, 2, 2}, {5, 1, 2}, {5, 2, 2}};
 constexpr int winograd_form_count = sizeof(winograd_forms) / sizeof(WinogradForm);
 
 /// The transforms of a form, of `columns` small square matrices at a time: element e of matrix j is read at

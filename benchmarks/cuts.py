@@ -84,7 +84,10 @@ class Form(NamedTuple):
         return (self.stride * (self.tile - 1) + self.kernel) ** 2
 
 
-FORMS = [Form(*f) for f in ((2, 1, 4), (3, 1, 2), (3, 1, 4), (3, 2, 2), (4, 2, 2), (5, 1, 2), (5, 2, 2))]
+FORMS = [
+    Form(*f)
+    for f in ((2, 1, 4), (3, 1, 2), (3, 1, 4), (3, 1, 5), (3, 2, 2), (4, 2, 2), (5, 1, 2), (5, 1, 3), (5, 2, 2))
+]
 
 
 def winograd_form(s: Conv) -> Form | None:
@@ -107,7 +110,8 @@ def cheapest_form(s: Conv, direct: float, element: tuple[float, float, float]) -
         too_many = saves_little and form.elements * s.c * s.k > 1 << 20
         if (s.kernel, s.stride) == (form.kernel, form.stride) and not too_many:
             elements = ceil_div(s.out_size, form.tile) ** 2 * form.elements
-            costs[form] = elements * (product * c * k + transforms * (c + k) + rest)
+            size_cost = 1.15 if form.stride == 1 and form.elements > 36 else 1
+            costs[form] = elements * (product * c * k + transforms * (c + k) + rest) * size_cost
     return min(costs, key=lambda form: costs[form])
 
 

@@ -171,7 +171,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         correlate_along_channels(correlation, &pooled);
         return;
     }
-    if (form && windows_apart(pool) && form->tile % pool.kernel.h == 0) {
+    if (form && windows_apart(pool)) {
         winograd_correlate(correlation, *form, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
         return;
     }

@@ -1,6 +1,7 @@
 #include "winograd.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -222,12 +223,17 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     const index_t all_weight_size = c.groups * panels * steps * weight_size;
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
-    const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile), unit = scatter ? tiles_v : 1;
+    const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile);
     const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
+    // So many rows of an image's tiles stay together: their results hold whole windows.
+    const index_t pool_rows = pooled ? pooled->shape.kernel.h : 1;
+    const index_t unit = scatter ? tiles_v : pool_rows / std::gcd(pool_rows, index_t(tile));
+    const index_t units = ceil_div(tiles_v, unit);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
     const index_t most = std::max(pixel_elements / (elements * ld), least) / unit;
-    const BlockGrid grid = balanced_grid(c.images, tiles_v / unit, tiles_h, std::max<index_t>(most, 1), threads,
-                                         scatter || pooled != nullptr);
+    const BlockGrid grid =
+        balanced_grid(c.images, units, tiles_h, std::max<index_t>(most, 1), threads, scatter || pooled != nullptr);
+    const auto first_row = [&](index_t i) { return i / units * tiles_v + std::min(i % units * unit, tiles_v); };
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
@@ -259,8 +265,8 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     parallel_for(blocks * parts, task_ns, [&](index_t task) {
         const index_t part = task % parts, group = task / parts % c.groups;
         Block block = grid.block(task / parts / c.groups);
-        block.row_begin *= unit;
-        block.row_end *= unit;
+        block.row_begin = first_row(block.row_begin);
+        block.row_end = first_row(block.row_end);
         const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
         const auto pixels_of = [&](bool read, index_t height, index_t width) {
             return read == scatter ? PixelBlock(block, tiles_v, tile, tile, 0, 0, height, width, nr)

@@ -21,8 +21,7 @@ const WinogradForm* winograd_form(const ConvShape& shape, const Axis& v, const A
 /// The same for the weight gradient.
 const WinogradForm* winograd_weight_form(const ConvShape& shape, Algorithm algorithm);
 
-/// The correlation; `in` stands for the images of that name. If `pooled` is not null, its windows lie side by side, and
-/// form.tile rows of pixels hold whole ones.
+/// The correlation; `in` stands for the images of that name. If `pooled` is not null, its windows lie side by side.
 template <class T>
 void winograd_correlate(const Correlation<T>& correlation, const WinogradForm& form, const PackPixels<T>& in,
                         const Pooled<T>* pooled = nullptr);

@@ -29,7 +29,9 @@ const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double di
         const bool saves_little = 2 * outputs * form.kernel * form.kernel < 3 * elements;
         if (saves_little && elements * work.in_channels * work.out_channels > many_weights) continue;
         const index_t tiles = ceil_div(work.out_h, form.tile) * ceil_div(work.out_w, form.tile);
-        const double cost = static_cast<double>(tiles * elements) * element_cost;
+        // 7x7 elements do not fit the registers; the matrices of stride 2 are simpler.
+        const double size_cost = form.stride == 1 && form.size() > 6 ? 1.15 : 1;
+        const double cost = static_cast<double>(tiles * elements) * element_cost * size_cost;
         if (cost < direct_cost) {
             direct_cost = cost;
             best = &form;

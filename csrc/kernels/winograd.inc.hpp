@@ -3,10 +3,9 @@
 //     y = A^T [ (G w G^T) * (B^T x B) ] A,      * element by element,
 // and its gradients, in which the same three matrices come back transposed.
 //
-// The matrices follow from M + R - 2 points at which polynomials are evaluated and one at infinity. For M = 4 and R = 3
-// most programs take 0, +-1 and +-2; 0, +-sqrt(1/2) and +-sqrt(2) round three to five times less. For M = 4 and R = 2
-// they are +-1/2 and +-5/4. A convolution of stride 2 is the sum of two of stride 1, of the even pixels with the even
-// taps and of the odd ones with the odd taps: each has rows of its own in the matrices.
+// Along one axis, M values and R taps are polynomials, and the N = M + R - 1 coefficients of their product follow from
+// its values at N points, one of them infinity: A and G evaluate the two, B interpolates (Toom and Cook). Winograd's
+// algorithm is the transpose of that.
 #pragma once
 
 #include "simd.hpp"
@@ -14,95 +13,124 @@
 namespace npconv {
 namespace {
 
+/// The points: p and -p for each of these, infinity, and 0 where N is even. They decide about rounding: for N = 6 most
+/// programs take 1 and 2, which round three to five times more.
+template <int N>
+constexpr const double* points = nullptr;  // none were chosen
+template <>
+constexpr double points<4>[] = {1};
+template <>
+constexpr double points<5>[] = {0.5, 1.25};
+template <>
+constexpr double points<6>[] = {0.70710678118654752440, 1.41421356237309504880};  // square roots of 1/2 and of 2
+template <>
+constexpr double points<7>[] = {0.3125, 0.875, 1.5};
+
+template <class T, int Rows, int Columns>
+struct Matrix {
+    T at[Rows][Columns];
+};
+
+/// Of N points: each has a row. That of 0 (or of infinity, where N is odd) comes first, then pairs of rows for p and
+/// -p, that of infinity (where N is even) last.
+template <class T, int N>
+struct PointMatrices {
+    static constexpr int pairs = (N - 1) / 2, infinity = N % 2 ? 0 : N - 1;
+
+    static constexpr double point(int row) {
+        return row == 0 || row > 2 * pairs ? 0 : row % 2 ? points<N>[(row - 1) / 2] : -points<N>[(row - 1) / 2];
+    }
+
+    /// The coefficients of the polynomial that is 0 at every finite point but the row's own.
+    static constexpr Matrix<T, N, N> interpolation() {
+        Matrix<T, N, N> m{};
+        for (int row = 0; row < N; ++row) {
+            double c[N] = {1};
+            const auto times = [&c](int power, double constant) {  // by x^power + constant
+                for (int k = N - 1; k >= 0; --k) c[k] = (k < power ? 0 : c[k - power]) + constant * c[k];
+            };
+            for (const double p : points<N>) {
+                if (p * p != point(row) * point(row)) times(2, -p * p);
+            }
+            if (point(row) != 0) times(1, point(row));
+            if (N % 2 == 0 && row > 0) times(1, 0);
+            for (int k = 0; k < N; ++k) m.at[row][k] = static_cast<T>(c[k]);
+        }
+        return m;
+    }
+
+    /// The powers of each point, over that polynomial's value there if `Divided`.
+    template <int Count, bool Divided>
+    static constexpr Matrix<T, N, Count> evaluation() {
+        Matrix<T, N, Count> m{};
+        m.at[infinity][Count - 1] = 1;
+        for (int row = 0; row < N; ++row) {
+            if (row == infinity) continue;
+            const double x = point(row);
+            double power = 1;
+            for (const double p : points<N>) {
+                if (Divided && p * p != x * x) power /= x * x - p * p;
+            }
+            if (Divided && x != 0) power /= N % 2 ? 2 * x : 2 * x * x;
+            for (int k = 0; k < Count; ++k, power *= x) m.at[row][k] = static_cast<T>(power);
+        }
+        return m;
+    }
+};
+
 template <class T, int Kernel, int Stride, int Tile>
-struct WinogradMatrices;
-
-template <class T>
-struct WinogradMatrices<T, 3, 1, 2> {
-    static constexpr int pairs = 1;
-    static constexpr T bt[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, -1, 0, 1}};
-    static constexpr T g[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
-    static constexpr T a[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, 1}};
+struct WinogradMatrices {
+    using Points = PointMatrices<T, Tile + Kernel - 1>;
+    static constexpr int pairs = Points::pairs;
+    static constexpr auto bt = Points::interpolation();
+    static constexpr auto g = Points::template evaluation<Kernel, true>();
+    static constexpr auto a = Points::template evaluation<Tile, false>();
 };
 
-template <class T>
-struct WinogradMatrices<T, 3, 1, 4> {
-    static constexpr int pairs = 2;
-    static constexpr T r = T(0.70710678118654752440), q = T(1.41421356237309504880);  // square roots of 1/2 and of 2
-    static constexpr T bt[6][6] = {{1, 0, -2.5, 0, 1, 0},  {0, -q, -2, r, 1, 0},   {0, q, -2, -r, 1, 0},
-                                   {0, -r, -0.5, q, 1, 0}, {0, r, -0.5, -q, 1, 0}, {0, 1, 0, -2.5, 0, 1}};
-    static constexpr T g[6][3] = {{1, 0, 0},
-                                  {-T(2) / 3, -2 * r / 3, -T(1) / 3},
-                                  {-T(2) / 3, 2 * r / 3, -T(1) / 3},
-                                  {T(1) / 6, q / 6, T(1) / 3},
-                                  {T(1) / 6, -q / 6, T(1) / 3},
-                                  {0, 0, 1}};
-    static constexpr T a[6][4] = {{1, 0, 0, 0},     {1, r, 0.5, r / 2}, {1, -r, 0.5, -r / 2},
-                                  {1, q, 2, 2 * q}, {1, -q, 2, -2 * q}, {0, 0, 0, 1}};
-};
-
-template <class T>
-struct WinogradMatrices<T, 2, 1, 4> {
-    static constexpr int pairs = 2;
-    static constexpr T bt[5][5] = {{0.390625, 0, -1.8125, 0, 1},
-                                   {-0.78125, -1.5625, 0.5, 1, 0},
-                                   {-0.78125, 1.5625, 0.5, -1, 0},
-                                   {-0.3125, -0.25, 1.25, 1, 0},
-                                   {-0.3125, 0.25, 1.25, -1, 0}};
-    static constexpr T g[5][2] = {{0, 1},
-                                  {T(-16) / 21, T(-8) / 21},
-                                  {T(-16) / 21, T(8) / 21},
-                                  {T(32) / 105, T(8) / 21},
-                                  {T(32) / 105, T(-8) / 21}};
-    static constexpr T a[5][4] = {{0, 0, 0, 1},
-                                  {1, 0.5, 0.25, 0.125},
-                                  {1, -0.5, 0.25, -0.125},
-                                  {1, 1.25, 1.5625, 1.953125},
-                                  {1, -1.25, 1.5625, -1.953125}};
-};
+// A convolution of stride 2 is the sum of two of stride 1, of the even pixels with the even taps and of the odd ones
+// with the odd taps, at the points 1, -1 and infinity, and 0 for three taps: each has rows of its own in the matrices.
 
 template <class T>
 struct WinogradMatrices<T, 3, 2, 2> {
     static constexpr int pairs = 1;
-    static constexpr T bt[5][5] = {
-        {-1, 0, 0, 0, 1}, {1, 0, 1, 0, 0}, {1, 0, -1, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}};
-    static constexpr T g[5][3] = {{0, 0, 1}, {0.5, 0, 0.5}, {0.5, 0, -0.5}, {0, 1, 0}, {0, 1, 0}};
-    static constexpr T a[5][2] = {{0, 1}, {1, 1}, {1, -1}, {1, 0}, {0, 1}};
+    static constexpr Matrix<T, 5, 5> bt = {
+        {{-1, 0, 0, 0, 1}, {1, 0, 1, 0, 0}, {1, 0, -1, 0, 0}, {0, 1, 0, 0, 0}, {0, 0, 0, 1, 0}}};
+    static constexpr Matrix<T, 5, 3> g = {{{0, 0, 1}, {0.5, 0, 0.5}, {0.5, 0, -0.5}, {0, 1, 0}, {0, 1, 0}}};
+    static constexpr Matrix<T, 5, 2> a = {{{0, 1}, {1, 1}, {1, -1}, {1, 0}, {0, 1}}};
 };
 
 template <class T>
 struct WinogradMatrices<T, 4, 2, 2> {
     static constexpr int pairs = 2;
-    static constexpr T bt[6][6] = {{-1, 0, 0, 0, 1, 0}, {1, 0, 1, 0, 0, 0},  {1, 0, -1, 0, 0, 0},
-                                   {0, 1, 0, 1, 0, 0},  {0, 1, 0, -1, 0, 0}, {0, -1, 0, 0, 0, 1}};
-    static constexpr T g[6][4] = {{0, 0, 1, 0},     {0.5, 0, 0.5, 0},  {0.5, 0, -0.5, 0},
-                                  {0, 0.5, 0, 0.5}, {0, 0.5, 0, -0.5}, {0, 0, 0, 1}};
-    static constexpr T a[6][2] = {{0, 1}, {1, 1}, {1, -1}, {1, 1}, {1, -1}, {0, 1}};
-};
-
-template <class T>
-struct WinogradMatrices<T, 5, 1, 2> : WinogradMatrices<T, 3, 1, 4> {  // at the same points
-    using WinogradMatrices<T, 3, 1, 4>::r;
-    using WinogradMatrices<T, 3, 1, 4>::q;
-    static constexpr T g[6][5] = {{1, 0, 0, 0, 0},
-                                  {-T(2) / 3, -2 * r / 3, -T(1) / 3, -r / 3, -T(1) / 6},
-                                  {-T(2) / 3, 2 * r / 3, -T(1) / 3, r / 3, -T(1) / 6},
-                                  {T(1) / 6, q / 6, T(1) / 3, q / 3, T(2) / 3},
-                                  {T(1) / 6, -q / 6, T(1) / 3, -q / 3, T(2) / 3},
-                                  {0, 0, 0, 0, 1}};
-    static constexpr T a[6][2] = {{1, 0}, {1, r}, {1, -r}, {1, q}, {1, -q}, {0, 1}};
+    static constexpr Matrix<T, 6, 6> bt = {{{-1, 0, 0, 0, 1, 0},
+                                            {1, 0, 1, 0, 0, 0},
+                                            {1, 0, -1, 0, 0, 0},
+                                            {0, 1, 0, 1, 0, 0},
+                                            {0, 1, 0, -1, 0, 0},
+                                            {0, -1, 0, 0, 0, 1}}};
+    static constexpr Matrix<T, 6, 4> g = {
+        {{0, 0, 1, 0}, {0.5, 0, 0.5, 0}, {0.5, 0, -0.5, 0}, {0, 0.5, 0, 0.5}, {0, 0.5, 0, -0.5}, {0, 0, 0, 1}}};
+    static constexpr Matrix<T, 6, 2> a = {{{0, 1}, {1, 1}, {1, -1}, {1, 1}, {1, -1}, {0, 1}}};
 };
 
 template <class T>
 struct WinogradMatrices<T, 5, 2, 2> {
     static constexpr int pairs = 2;
-    static constexpr T bt[7][7] = {{1, 0, 0, 0, -1, 0, 0}, {0, 0, 1, 0, 1, 0, 0},  {0, 0, -1, 0, 1, 0, 0},
-                                   {0, 1, 0, 1, 0, 0, 0},  {0, 1, 0, -1, 0, 0, 0}, {0, 0, -1, 0, 0, 0, 1},
-                                   {0, -1, 0, 0, 0, 1, 0}};
-    static constexpr T g[7][5] = {{1, 0, 0, 0, 0},     {0.5, 0, 0.5, 0, 0.5}, {0.5, 0, -0.5, 0, 0.5},
-                                  {0, 0.5, 0, 0.5, 0}, {0, 0.5, 0, -0.5, 0},  {0, 0, 0, 0, 1},
-                                  {0, 0, 0, 1, 0}};
-    static constexpr T a[7][2] = {{1, 0}, {1, 1}, {1, -1}, {1, 1}, {1, -1}, {0, 1}, {0, 1}};
+    static constexpr Matrix<T, 7, 7> bt = {{{1, 0, 0, 0, -1, 0, 0},
+                                            {0, 0, 1, 0, 1, 0, 0},
+                                            {0, 0, -1, 0, 1, 0, 0},
+                                            {0, 1, 0, 1, 0, 0, 0},
+                                            {0, 1, 0, -1, 0, 0, 0},
+                                            {0, 0, -1, 0, 0, 0, 1},
+                                            {0, -1, 0, 0, 0, 1, 0}}};
+    static constexpr Matrix<T, 7, 5> g = {{{1, 0, 0, 0, 0},
+                                           {0.5, 0, 0.5, 0, 0.5},
+                                           {0.5, 0, -0.5, 0, 0.5},
+                                           {0, 0.5, 0, 0.5, 0},
+                                           {0, 0.5, 0, -0.5, 0},
+                                           {0, 0, 0, 0, 1},
+                                           {0, 0, 0, 1, 0}}};
+    static constexpr Matrix<T, 7, 2> a = {{{1, 0}, {1, 1}, {1, -1}, {1, 1}, {1, -1}, {0, 1}, {0, 1}}};
 };
 
 /// Sum of row[j] * x[j], of those j for which next[j] is sign * row[j]; the zeros of a constant row cost nothing.
@@ -122,7 +150,8 @@ inline Vector sparse_dot(const T (&row)[K], const T (&next)[K], T sign, const Ve
 /// y = L x. Behind the first row of L come pairs of rows, for the points p and -p: they differ in the sign of the odd
 /// powers, so that both are made of the same two sums.
 template <int Pairs, class T, class Vector, int N, int K>
-inline void expand(const T (&l)[N][K], const Vector* x, Vector* y) {
+inline void expand(const Matrix<T, N, K>& matrix, const Vector* x, Vector* y) {
+    const auto& l = matrix.at;
     NPCONV_UNROLL
     for (int i = 0; i < N; ++i) {
         if (i == 0 || i > 2 * Pairs) {
@@ -137,7 +166,8 @@ inline void expand(const T (&l)[N][K], const Vector* x, Vector* y) {
 
 /// y = L^T x, with the same saving.
 template <int Pairs, class T, class Vector, int N, int K>
-inline void contract(const T (&l)[N][K], const Vector* x, Vector* y) {
+inline void contract(const Matrix<T, N, K>& matrix, const Vector* x, Vector* y) {
+    const auto& l = matrix.at;
     Vector sum[N], difference[N];
     NPCONV_UNROLL
     for (int i = 1; i < 2 * Pairs; i += 2) {
@@ -163,7 +193,7 @@ inline void contract(const T (&l)[N][K], const Vector* x, Vector* y) {
 
 /// L X L^T (`Expand`) or L^T X L, L being N x K, of as many matrices as there are columns; `Add`: to what is there;
 /// `Relu`: ReLU of that.
-template <class T, int Bytes, int Pairs, int N, int K, const T (&L)[N][K], bool Expand, bool Add = false,
+template <class T, int Bytes, int Pairs, int N, int K, const Matrix<T, N, K>& L, bool Expand, bool Add = false,
           bool Relu = false>
 void winograd_transform(const T* src, const index_t* from, index_t columns, T* dst, const index_t* to, const T* bias) {
     using S = Simd<T, Bytes>;

@@ -37,16 +37,15 @@ template <class T>
 void conv_transpose2d_backward(const ConvShape& shape, const T* dy, const T* x, const T* weight, T* dx, T* dweight,
                                T* dbias);
 
-/// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. An index is -1
-/// where ReLU lets no gradient through; `indices` may be null.
+/// max_pool2d of ReLU of conv2d, a few images at a time: what is between them never leaves the cache. `taps` may be
+/// null.
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
-                                    const T* bias, T* y, std::int32_t* indices);
+                                    const T* bias, T* y, TapWord* taps);
 
 /// dx, dweight and dbias from the gradient of that result, with the same bits as step by step; each may be null.
 template <class T>
-void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                     const std::int32_t* indices, const T* x, const T* weight, T* dx, T* dweight,
-                                     T* dbias);
+void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps,
+                                     const T* x, const T* weight, T* dx, T* dweight, T* dbias);
 
 }  // namespace npconv

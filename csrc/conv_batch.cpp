@@ -84,29 +84,32 @@ template <class T>
 struct Gradients {
     const PoolShape* pool;
     const T* dy;
-    const std::int32_t* indices;
+    const TapWord* taps;
 };
 
-/// The gradients of one channel behind which there is pooling, of `count` images `stride` windows apart: each
-/// goes to its index.
+/// The gradients of one channel behind which there is pooling, of `count` images `channels` planes apart: each goes
+/// to its tap.
 template <class T>
-void turn_over_pooled(const PoolShape& pool, const T* dy, const std::int32_t* indices, index_t stride, index_t count,
-                      T* to) {
+void turn_over_pooled(const PoolShape& pool, const T* dy, const TapWord* taps, index_t channels, index_t count, T* to) {
     const index_t lanes = kernels_of<T>().nr, windows = pool.oh * pool.ow, pixels = pool.h * pool.w;
+    const index_t words = words_of(pool.ow), all_words = pool.oh * words;
     Scratch<T> gradients(windows * lanes);
-    Scratch<std::int32_t> at(windows * lanes);
-    turn_over(dy, stride, count, windows, lanes, gradients.data());
-    transpose_indices(indices, stride, count, windows, at.data(), lanes, lanes);
+    Scratch<TapWord> at(all_words * lanes);
+    turn_over(dy, channels * windows, count, windows, lanes, gradients.data());
+    transpose_words(taps, channels * all_words, count, all_words, at.data(), lanes, lanes);
     if (windows_apart(pool)) {
         unpool_rows(pool, 0, pool.h, gradients.data(), at.data(), to);
         return;
     }
     std::fill(to, to + pixels * lanes, T(0));
-    for (index_t i = 0; i < windows * lanes; ++i) {
-        const index_t lane = i % lanes, index = at[i];
-        if (lane >= count || index < 0) continue;  // cut by ReLU
-        if (index >= pixels) refuse_index("conv2d_relu_max_pool2d_backward", index, pixels);
-        to[index * lanes + lane] += gradients[i];
+    const TapPixels tap_pixels(pool);
+    for (index_t row = 0; row < pool.oh; ++row) {
+        for (index_t lane = 0; lane < count; ++lane) {
+            const T* const from = gradients.data() + row * pool.ow * lanes + lane;
+            tap_pixels.for_row(row, at.data() + row * words * lanes + lane, lanes, [&](index_t w, index_t pixel) {
+                if (pixel >= 0 && pixel < pixels) to[pixel * lanes + lane] += from[w * lanes];
+            });
+        }
     }
 }
 
@@ -114,13 +117,14 @@ void turn_over_pooled(const PoolShape& pool, const T* dy, const std::int32_t* in
 template <class T>
 void turn_over_gradients(const ConvShape& s, const Gradients<T>& from, index_t first, index_t count, index_t k0,
                          index_t filters, T* to) {
-    const index_t pixels = s.oh * s.ow, plane = from.pool ? from.pool->oh * from.pool->ow : pixels;
+    const index_t pixels = s.oh * s.ow;
     for (index_t k = 0; k < filters; ++k, to += plane_stride<T>(pixels)) {
-        const index_t at = (first * s.k + k0 + k) * plane;
-        if (from.pool) {
-            turn_over_pooled(*from.pool, from.dy + at, from.indices + at, s.k * plane, count, to);
+        const index_t plane = first * s.k + k0 + k;
+        if (const PoolShape* const pool = from.pool) {
+            turn_over_pooled(*pool, from.dy + plane * pool->oh * pool->ow,
+                             from.taps + plane * pool->oh * words_of(pool->ow), s.k, count, to);
         } else {
-            turn_over(from.dy + at, s.k * plane, count, plane, kernels_of<T>().nr, to);
+            turn_over(from.dy + plane * pixels, s.k * pixels, count, pixels, kernels_of<T>().nr, to);
         }
     }
 }
@@ -161,7 +165,7 @@ double work_ns(const ConvShape& s, index_t tasks) {
 
 template <class T>
 void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, const T* bias, bool relu,
-                             const PoolShape* pool, T* y, std::int32_t* indices) {
+                             const PoolShape* pool, T* y, TapWord* taps) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.k, groups);
     const index_t reduction = s.c * s.kh * s.kw, pixels = s.oh * s.ow, results = pool ? pool->oh * pool->ow : pixels;
@@ -181,7 +185,8 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
         const index_t most = ceil_div(s.k, tiles);
         Scratch<T> in(s.c * padded.plane()), sums(most * plane_stride<T>(pixels));
         Scratch<T> maxima(pool ? most * results * lanes : 0);
-        Scratch<std::int32_t> at(pool && indices ? most * results * lanes : 0);
+        const index_t words = pool && taps ? words_of(pool->ow) : 0, all_words = pool ? pool->oh * words : 0;
+        Scratch<TapWord> at(most * all_words * lanes);
         turn_over_padded(s, padded, x, first, in.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
             const index_t m = share_begin(tile, tiles, s.k), rows = share_begin(tile + 1, tiles, s.k) - m;
@@ -194,22 +199,22 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
             }
             const index_t to = (first * s.k + m) * results, stride = s.k * results;
             if (pool) {
-                const WindowTaps taps(*pool, s.ow * lanes, lanes);
+                const std::vector<index_t> window = window_offsets(*pool, s.ow * lanes, lanes);
                 for (index_t row = 0; row < rows * pool->oh; ++row) {
                     const index_t k = row / pool->oh, top = row % pool->oh * pool->stride.h * s.ow;
-                    kernel.relu_pool_pixels(
-                        pool->ow, pool->stride.w * lanes, taps.count(),
-                        sums.data() + k * plane_stride<T>(pixels) + top * lanes, taps.offsets.data(), taps.codes.data(),
-                        static_cast<std::int32_t>(top), static_cast<std::int32_t>(pool->stride.w),
-                        maxima.data() + row * pool->ow * lanes, indices ? at.data() + row * pool->ow * lanes : nullptr);
+                    kernel.relu_pool_pixels(pool->ow, pool->stride.w * lanes, static_cast<int>(window.size()),
+                                            sums.data() + k * plane_stride<T>(pixels) + top * lanes, window.data(),
+                                            maxima.data() + row * pool->ow * lanes,
+                                            taps ? at.data() + row * words * lanes : nullptr);
                 }
                 turn_back(maxima.data(), lanes, rows * results, count, y + to, stride);
             }
             for (index_t k = 0; !pool && k < rows; ++k) {
                 turn_back(sums.data() + k * plane_stride<T>(pixels), lanes, pixels, count, y + to + k * pixels, stride);
             }
-            if (pool && indices) {
-                transpose_indices(at.data(), lanes, rows * results, count, indices + to, stride, rows * results);
+            if (pool && taps) {
+                transpose_words(at.data(), lanes, rows * all_words, count, taps + (first * s.k + m) * all_words,
+                                s.k * all_words, rows * all_words);
             }
         }
     });
@@ -218,7 +223,7 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
 // A pixel of dx is the sum over those rows of taps that meet dy there, and over those taps of a row. The weights are
 // packed as [row of taps][tap][filter], so that these are contiguous.
 template <class T>
-void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolShape* pool, const std::int32_t* indices,
+void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolShape* pool, const TapWord* taps_of_dy,
                                    const T* weight, T* dx) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), tiles = tiles_of<T>(s.c, groups);
@@ -245,7 +250,7 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolSh
         const auto [group, part, parts] = deal.share(task);
         const index_t first = group * lanes, count = std::min(lanes, s.n - first);
         Scratch<T> gradients(s.k * plane_stride<T>(s.oh * s.ow)), sums(ceil_div(s.c, tiles) * in_plane);
-        turn_over_gradients(s, Gradients<T>{pool, dy, indices}, first, count, 0, s.k, gradients.data());
+        turn_over_gradients(s, Gradients<T>{pool, dy, taps_of_dy}, first, count, 0, s.k, gradients.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
             const index_t c0 = share_begin(tile, tiles, s.c), rows = share_begin(tile + 1, tiles, s.c) - c0;
             for (index_t pixel = 0; pixel < in_pixels; ++pixel) {
@@ -278,8 +283,8 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolSh
 // The images are cut into parts by their number alone, so that the sums do not depend on the number of threads; the
 // filters are dealt to tasks.
 template <class T>
-void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const PoolShape* pool,
-                                     const std::int32_t* indices, const T* x, T* dweight, T* dbias) {
+void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const PoolShape* pool, const TapWord* taps,
+                                     const T* x, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.nr, groups = ceil_div(s.n, lanes), pixels = s.oh * s.ow;
     if (!dweight && !dbias) return;
@@ -301,7 +306,7 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
         for (index_t group = share_begin(split, splits, groups); group < last; ++group) {
             const index_t first = group * lanes, count = std::min(lanes, s.n - first);
             turn_over_padded(s, padded, x, first, in.data());
-            turn_over_gradients(s, Gradients<T>{pool, dy, indices}, first, count, k0, filters, gradients.data());
+            turn_over_gradients(s, Gradients<T>{pool, dy, taps}, first, count, k0, filters, gradients.data());
             if (dweight) {
                 kernel.products_of_rows(filters, count_of_taps, in.data(), offsets.data(), s.oh,
                                         padded.at(s.stride.h, 0), s.ow * lanes, planes.data(), s.ow * lanes, sums,
@@ -325,16 +330,16 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
 }
 
 template void conv2d_forward_by_batch(const ConvShape&, const float*, const float*, const float*, bool,
-                                      const PoolShape*, float*, std::int32_t*);
+                                      const PoolShape*, float*, TapWord*);
 template void conv2d_forward_by_batch(const ConvShape&, const double*, const double*, const double*, bool,
-                                      const PoolShape*, double*, std::int32_t*);
-template void conv2d_backward_data_by_batch(const ConvShape&, const float*, const PoolShape*, const std::int32_t*,
+                                      const PoolShape*, double*, TapWord*);
+template void conv2d_backward_data_by_batch(const ConvShape&, const float*, const PoolShape*, const TapWord*,
                                             const float*, float*);
-template void conv2d_backward_data_by_batch(const ConvShape&, const double*, const PoolShape*, const std::int32_t*,
+template void conv2d_backward_data_by_batch(const ConvShape&, const double*, const PoolShape*, const TapWord*,
                                             const double*, double*);
-template void conv2d_backward_weight_by_batch(const ConvShape&, const float*, const PoolShape*, const std::int32_t*,
+template void conv2d_backward_weight_by_batch(const ConvShape&, const float*, const PoolShape*, const TapWord*,
                                               const float*, float*, float*);
-template void conv2d_backward_weight_by_batch(const ConvShape&, const double*, const PoolShape*, const std::int32_t*,
+template void conv2d_backward_weight_by_batch(const ConvShape&, const double*, const PoolShape*, const TapWord*,
                                               const double*, double*, double*);
 
 }  // namespace npconv

@@ -31,20 +31,20 @@ inline ConvShape with_images(ConvShape s, index_t images) {
     return s;
 }
 
-/// y, or ReLU of it; or, if `pool` is not null, max pooling of ReLU of it, and `indices` unless they are null. Its
+/// y, or ReLU of it; or, if `pool` is not null, max pooling of ReLU of it, and `taps` unless they are null. Its
 /// windows must lie inside.
 template <class T>
 void conv2d_forward_by_batch(const ConvShape& shape, const T* x, const T* weight, const T* bias, bool relu,
-                             const PoolShape* pool, T* y, std::int32_t* indices);
+                             const PoolShape* pool, T* y, TapWord* taps);
 
-/// dx. If `pool` is not null, dy and `indices` are of its result.
+/// dx. If `pool` is not null, dy and `taps` are of its result.
 template <class T>
-void conv2d_backward_data_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool,
-                                   const std::int32_t* indices, const T* weight, T* dx);
+void conv2d_backward_data_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool, const TapWord* taps,
+                                   const T* weight, T* dx);
 
 /// dweight and dbias; either may be null. `pool` as above.
 template <class T>
-void conv2d_backward_weight_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool,
-                                     const std::int32_t* indices, const T* x, T* dweight, T* dbias);
+void conv2d_backward_weight_by_batch(const ConvShape& shape, const T* dy, const PoolShape* pool, const TapWord* taps,
+                                     const T* x, T* dweight, T* dbias);
 
 }  // namespace npconv

@@ -17,15 +17,15 @@
 namespace npconv {
 namespace {
 
-constexpr const char* backward_op = "conv2d_relu_max_pool2d_backward";
 constexpr index_t cache_elements = 1 << 17;     // what stays in the L2 cache between convolution and pooling
 constexpr index_t gradient_elements = 1 << 21;  // of the gradient between them at a time, where it has to be made
 
 /// The gradient between convolution and pooling, never made as a whole: each value goes straight to its pixel's place.
 /// Its planes have rows of `row` pixels: pool.w, or all (in_one_row).
 template <class T>
-PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* indices, index_t row) {
-    const index_t nr = kernels_of<T>().nr;
+PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const TapWord* taps, index_t row) {
+    const index_t nr = kernels_of<T>().nr, words = words_of(pool.ow);
+    const TapPixels pixels(pool);
     const index_t reach = pool.dilation.h * (pool.kernel.h - 1);
     const bool overlap = pool.stride.h <= reach || pool.stride.w <= pool.dilation.w * (pool.kernel.w - 1);
     // Window by window ...
@@ -49,13 +49,14 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* i
         };
         const auto scatter = [&](const auto& where) {
             for (index_t i = 0; i < count; ++i) {
-                const index_t windows = (end - begin) * pool.ow;
-                const index_t plane = (strip.image * pool.c + channel + i) * pool.oh * pool.ow + begin * pool.ow;
-                const T* const from = dy + plane;
-                const std::int32_t* const at = indices + plane;
-                for (index_t w = 0; w < windows; ++w) {
-                    T& to = packed[where(at[w] - first) * nr + i];
-                    to = overlap ? to + from[w] : from[w];
+                const index_t plane = (strip.image * pool.c + channel + i) * pool.oh;
+                for (index_t row_of_windows = begin; row_of_windows < end; ++row_of_windows) {
+                    const T* const from = dy + (plane + row_of_windows) * pool.ow;
+                    pixels.for_row(row_of_windows, taps + (plane + row_of_windows) * words, 1,
+                                   [&](index_t w, index_t pixel) {
+                                       T& to = packed[where(pixel - first) * nr + i];
+                                       to = overlap ? to + from[w] : from[w];
+                                   });
                 }
             }
         };
@@ -75,80 +76,81 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const std::int32_t* i
         const TypedKernels<T>& kernel = kernels_of<T>();
         const index_t begin = std::min(strip.row / pool.kernel.h, pool.oh);
         const index_t end = std::min((strip.row + strip.rows - 1) / pool.kernel.h + 1, pool.oh);
-        const index_t windows = (end - begin) * pool.ow, plane = pool.oh * pool.ow;
-        const index_t from = (strip.image * pool.c + channel) * plane + begin * pool.ow;
+        const index_t rows = end - begin, plane = strip.image * pool.c + channel, first = plane * pool.oh + begin;
         const index_t columns = ceil_div(count, kernel.lanes) * kernel.lanes;
-        Scratch<T> gradients(windows * nr);
-        Scratch<std::int32_t> at(windows * nr);
-        kernel.pack_transposed(dy + from, plane, count, windows, gradients.data(), nr, columns);
-        transpose_indices(indices + from, plane, count, windows, at.data(), nr, columns);
+        Scratch<T> gradients(rows * pool.ow * nr);
+        Scratch<TapWord> at(rows * words * nr);
+        kernel.pack_transposed(dy + first * pool.ow, pool.oh * pool.ow, count, rows * pool.ow, gradients.data(), nr,
+                               columns);
+        transpose_words(taps + first * words, pool.oh * words, count, rows * words, at.data(), nr, columns);
         unpool_rows(pool, strip.row, strip.rows, gradients.data(), at.data(), packed);
     };
 }
 
 /// dx.
 template <class T>
-void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices,
-                   const T* weight, T* dx) {
-    const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, out = pool.c * pool.oh * pool.ow;
+void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* weight,
+                   T* dx) {
+    const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, rows = pool.c * pool.oh;
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
     index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (done > 0) {
-        conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, indices, weight, dx);
+        conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, taps, weight, dx);
     } else if (form && conv.stride.h == 1) {
         const auto axis = [form](index_t in_size, index_t out_size, index_t pad) {
             return backward_axis(in_size, out_size, form->kernel, 1, 1, pad, 0);
         };
         const Axis v = axis(conv.h, conv.oh, conv.pad.top), h = axis(conv.w, conv.ow, conv.pad.left);
         winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), *form,
-                           unpooled(pool, dy, indices, conv.ow));
+                           unpooled(pool, dy, taps, conv.ow));
         return;
     }
     const index_t images = std::clamp<index_t>(gradient_elements / between, 1, std::max<index_t>(conv.n, 1));
     for (; done < conv.n; done += images) {
         const index_t some = std::min(images, conv.n - done);
         Scratch<T> dz(some * between);
-        max_pool2d_backward(backward_op, some * pool.c, conv.oh * conv.ow, pool.oh * pool.ow, dy + done * out,
-                            indices + done * out, dz.data());
+        relu_max_pool2d_backward(TapPixels(pool), some * pool.c, dy + done * rows * pool.ow,
+                                 taps + done * rows * words_of(pool.ow), dz.data());
         conv2d_backward_data(with_images(conv, some), dz.data(), weight, dx + done * in);
     }
 }
 
 /// dweight and dbias; either may be null.
 template <class T>
-void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const std::int32_t* indices, const T* x,
+void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* x,
                      T* dweight, T* dbias) {
     const Algorithm automatic = Algorithm::automatic;
     if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_form(conv, automatic))) {
-        conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, indices, x, dweight, dbias);
+        conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, taps, x, dweight, dbias);
         if (batch == conv.n) return;
         add_gradients(conv, dweight, dbias, [&](T* more_dweight, T* more_dbias) {
             PoolShape rest = pool;
             rest.n = conv.n - batch;
-            const index_t done = batch * pool.c * pool.oh * pool.ow;
-            backward_weight(with_images(conv, rest.n), rest, dy + done, indices + done,
+            const index_t rows = batch * pool.c * pool.oh;
+            backward_weight(with_images(conv, rest.n), rest, dy + rows * pool.ow, taps + rows * words_of(pool.ow),
                             x + batch * conv.c * conv.h * conv.w, more_dweight, more_dbias);
         });
         return;
     }
     const ConvShape s = in_one_row(conv);
     if (weight_suits_planes(s)) {
+        const TapPixels pixels(pool);
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) {
-            const index_t at = (image * conv.k + channel) * pool.oh * pool.ow;
-            max_pool2d_backward(backward_op, 1, conv.oh * conv.ow, pool.oh * pool.ow, dy + at, indices + at, buffer);
+            const index_t row = (image * conv.k + channel) * pool.oh;
+            relu_max_pool2d_backward(pixels, 1, dy + row * pool.ow, taps + row * words_of(pool.ow), buffer);
             return static_cast<const T*>(buffer);
         };
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
     }
-    backward_weight<T>(s, unpooled(pool, dy, indices, s.ow), x, dweight, dbias, automatic);
+    backward_weight<T>(s, unpooled(pool, dy, taps, s.ow), x, dweight, dbias, automatic);
 }
 
 }  // namespace
 
 template <class T>
 void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool, const T* x, const T* weight,
-                                    const T* bias, T* y, std::int32_t* indices) {
+                                    const T* bias, T* y, TapWord* taps) {
     // Where the sums of convolution lie as [pixel][channel], in the same order as they would otherwise have, pooling
     // takes them from there.
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
@@ -157,16 +159,16 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool same_bits = suits_channels(correlation) || correlation.reduction() <= 256;
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
-        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, indices);
+        conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
         if (batch == conv.n) return;
         PoolShape rest = pool;
         rest.n = conv.n - batch;
-        const index_t done = batch * pool.c * pool.oh * pool.ow;
+        const index_t rows = batch * pool.c * pool.oh;
         conv2d_relu_max_pool2d_forward(with_images(conv, rest.n), rest, x + batch * conv.c * conv.h * conv.w, weight,
-                                       bias, y + done, indices ? indices + done : nullptr);
+                                       bias, y + rows * pool.ow, taps ? taps + rows * words_of(pool.ow) : nullptr);
         return;
     }
-    const Pooled<T> pooled{pool, y, indices};
+    const Pooled<T> pooled{pool, y, taps};
     if (!form && tiles_input(pool) && same_bits && fills_vectors) {
         correlate_along_channels(correlation, &pooled);
         return;
@@ -180,16 +182,19 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
     const bool inside = windows_inside(pool) && pool.stride.w <= 2;
     const auto some_images = [&](index_t task) {
-        const index_t first = task * images, in = conv.c * conv.h * conv.w, out = pool.c * pool.oh * pool.ow;
+        const index_t first = task * images, in = conv.c * conv.h * conv.w, rows = pool.c * pool.oh;
         ConvShape part_of_conv = conv;
         PoolShape part_of_pool = pool;
         part_of_conv.n = part_of_pool.n = std::min(images, conv.n - first);
-        std::int32_t* const at = indices ? indices + first * out : nullptr;
+        T* const maxima = y + first * rows * pool.ow;
+        TapWord* const words = taps ? taps + first * rows * words_of(pool.ow) : nullptr;
         Correlation<T> part = forward_correlation<T>(part_of_conv, x + first * in, weight, bias, nullptr);
         if (!inside) {
             Scratch<T> z(part_of_conv.n * between);
+            Scratch<index_t> indices(taps ? part_of_conv.n * rows * pool.ow : 0);
             conv2d_forward(part_of_conv, x + first * in, weight, bias, z.data());
-            max_pool2d_forward(part_of_pool, z.data(), y + first * out, at, true);
+            max_pool2d_forward(part_of_pool, z.data(), maxima, taps ? indices.data() : nullptr);
+            cut_maxima(part_of_pool, maxima, indices.data(), words);
             return;
         }
         // In correlate_gemm, rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end
@@ -199,7 +204,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
         part.out = z.data();
         correlate(part, form);
-        relu_max_pool2d_forward(part_of_pool, z.data(), part.out_w, y + first * out, at);
+        relu_max_pool2d_forward(part_of_pool, z.data(), part.out_w, maxima, words);
     };
     const index_t tasks = ceil_div(conv.n, images);
     const double task_ns =
@@ -212,20 +217,19 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 }
 
 template <class T>
-void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy,
-                                     const std::int32_t* indices, const T* x, const T* weight, T* dx, T* dweight,
-                                     T* dbias) {
-    if (dx) backward_data(conv, pool, dy, indices, weight, dx);
-    if (dweight || dbias) backward_weight(conv, pool, dy, indices, x, dweight, dbias);
+void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps,
+                                     const T* x, const T* weight, T* dx, T* dweight, T* dbias) {
+    if (dx) backward_data(conv, pool, dy, taps, weight, dx);
+    if (dweight || dbias) backward_weight(conv, pool, dy, taps, x, dweight, dbias);
 }
 
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,
-                                             const float*, float*, std::int32_t*);
+                                             const float*, float*, TapWord*);
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const double*, const double*,
-                                             const double*, double*, std::int32_t*);
-template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const float*, const std::int32_t*,
+                                             const double*, double*, TapWord*);
+template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const float*, const TapWord*,
                                               const float*, const float*, float*, float*, float*);
-template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const double*, const std::int32_t*,
+template void conv2d_relu_max_pool2d_backward(const ConvShape&, const PoolShape&, const double*, const TapWord*,
                                               const double*, const double*, double*, double*, double*);
 
 }  // namespace npconv

@@ -54,7 +54,8 @@ Inside inside_of(index_t start, index_t kernel, index_t in) {
 struct Columns {
     index_t begin, end;
     Inside inside;
-    WindowTaps taps;  // from the first one inside on; of the upper rows only, if there are fewer
+    std::vector<index_t> offsets;  // of those taps, from the first one on; of the upper rows only, if there are fewer
+    std::vector<std::int32_t> codes;
 };
 
 std::vector<Columns> columns_of(const PoolShape& s, index_t begin, index_t end) {
@@ -68,36 +69,32 @@ std::vector<Columns> columns_of(const PoolShape& s, index_t begin, index_t end) 
         }
         PoolShape narrower = s;
         narrower.kernel.w = inside.end - inside.begin;
-        columns.push_back({j, j + 1, inside, WindowTaps(narrower, s.w, 1)});
+        const std::vector<index_t> offsets = window_offsets(narrower, s.w, 1);
+        columns.push_back({j, j + 1, inside, offsets, {offsets.begin(), offsets.end()}});
     }
     return columns;
 }
 
-/// The two ways of a kernel to give indices, one of which is null.
-std::pair<index_t*, std::int32_t*> as_wide_or_short(index_t* indices) { return {indices, nullptr}; }
-std::pair<index_t*, std::int32_t*> as_wide_or_short(std::int32_t* indices) { return {nullptr, indices}; }
-
 /// One row of windows, read where they are.
-template <class T, class Index>
+template <class T>
 void pool_row(const PoolShape& s, const std::vector<Columns>& columns, index_t oy, const T* plane, T* y, const T* y_end,
-              Index* indices, bool relu) {
+              index_t* indices) {
     const index_t top = oy * s.stride.h - s.pad.h;
     const Inside rows = inside_of(top, s.kernel.h, s.h);
     const auto max_pool_rows = kernels_of<T>().max_pool_rows[s.stride.w];
     for (const Columns& c : columns) {
         const index_t start = (top + rows.begin) * s.w + c.begin * s.stride.w - s.pad.w + c.inside.begin;
         const auto taps = static_cast<int>((rows.end - rows.begin) * (c.inside.end - c.inside.begin));
-        const auto [at, short_at] = as_wide_or_short(indices ? indices + c.begin : nullptr);
         // What a vector holds beyond the last window is overwritten by the windows that follow.
-        max_pool_rows(taps, plane + start, c.taps.offsets.data(), c.taps.codes.data(), nullptr, 1, 0, 0,
-                      c.end - c.begin, y + c.begin, y_end, start, s.stride.w, at, short_at, relu);
+        max_pool_rows(taps, plane + start, c.offsets.data(), c.codes.data(), nullptr, 1, 0, 0, c.end - c.begin,
+                      y + c.begin, y_end, start, s.stride.w, indices ? indices + c.begin : nullptr);
     }
 }
 
 }  // namespace
 
-template <class T, class Index>
-void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bool relu) {
+template <class T>
+void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     // Every plane is an image of one channel; the slab pads it with minus infinity.
     const Axis v(s.h, s.oh, s.stride.h, window_taps(s.kernel.h, s.dilation.h, s.pad.h));
@@ -167,17 +164,16 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, Index* indices, bo
                     const T* const plane = x + strip.image * s.h * s.w;
                     if (in_place && edges) {
                         pool_row(s, columns[static_cast<std::size_t>(task % col_blocks)], oy, plane, y + out - col,
-                                 y_end, indices ? indices + out - col : nullptr, relu);
+                                 y_end, indices ? indices + out - col : nullptr);
                         continue;
                     }
                     if (indices && padded) first_offsets(s, oy, col, n, first.data());
-                    const auto [at, short_at] = as_wide_or_short(indices ? indices + out : nullptr);
                     kernel.max_pool_rows[in_place ? s.stride.w : 1](
                         taps, in_place ? plane + start : slab.data() + strip.source + i * layout.width(),
                         in_place ? plane_offsets.data() : slab_offsets.data(), codes.data(),
                         padded ? first.data() : nullptr, together, in_place ? s.stride.h * s.w : layout.width(),
-                        s.stride.h * s.w, n, y + out, y_end, start - s.pad.h * s.w - s.pad.w, s.stride.w, at, short_at,
-                        relu);
+                        s.stride.h * s.w, n, y + out, y_end, start - s.pad.h * s.w - s.pad.w, s.stride.w,
+                        indices ? indices + out : nullptr);
                 }
             }
         }
@@ -190,37 +186,83 @@ bool windows_inside(const PoolShape& s) {
 }
 
 template <class T>
-void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y, std::int32_t* indices) {
-    const WindowTaps taps(s, pitch, 1);
-    const auto max_pool_rows = kernels_of<T>().max_pool_rows[s.stride.w];
-    const double plane_ns = static_cast<double>(s.oh * s.ow * taps.count()) * element_ns;
+void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y, TapWord* taps) {
+    const std::vector<index_t> offsets = window_offsets(s, pitch, 1);
+    const auto count = static_cast<int>(offsets.size());
+    const auto relu_max_pool_rows = kernels_of<T>().relu_max_pool_rows[s.stride.w];
+    const double plane_ns = static_cast<double>(s.oh * s.ow * count) * element_ns;
     parallel_for_range(s.n * s.c, plane_ns, [&](index_t begin, index_t end) {
         const T* const y_end = y + end * s.oh * s.ow;
         for (index_t plane = begin; plane < end; ++plane) {
-            const index_t out = plane * s.oh * s.ow;
-            max_pool_rows(taps.count(), x + plane * s.h * pitch, taps.offsets.data(), taps.codes.data(), nullptr, s.oh,
-                          s.stride.h * pitch, s.stride.h * s.w, s.ow, y + out, y_end, 0, s.stride.w, nullptr,
-                          indices ? indices + out : nullptr, true);
+            TapWord* const words = taps ? taps + plane * s.oh * words_of(s.ow) : nullptr;
+            relu_max_pool_rows(count, x + plane * s.h * pitch, offsets.data(), s.oh, s.stride.h * pitch, s.ow,
+                               y + plane * s.oh * s.ow, y_end, reinterpret_cast<std::uint8_t*>(words));
         }
     });
 }
 
-template <class T, class Index>
-void max_pool2d_backward(const char* op, index_t planes, index_t plane_size, index_t windows, const T* dy,
-                         const Index* indices, T* dx) {
-    parallel_for_range(planes, static_cast<double>(plane_size + 2 * windows) * element_ns,
-                       [&](index_t begin, index_t end) {
-                           for (index_t plane = begin; plane < end; ++plane) {
-                               T* const to = dx + plane * plane_size;
-                               std::fill(to, to + plane_size, T(0));
-                               for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
-                                   const index_t index = indices[i];
-                                   if (index == -1) continue;  // a window without a pixel, or cut by ReLU
-                                   if (index < 0 || index >= plane_size) refuse_index(op, index, plane_size);
-                                   to[index] += dy[i];
-                               }
-                           }
-                       });
+template <class T>
+void cut_maxima(const PoolShape& s, T* y, const index_t* indices, TapWord* taps) {
+    const index_t windows = s.n * s.c * s.oh * s.ow;
+    if (!taps) {
+        kernels_of<T>().relu_forward(y, y, windows);
+        return;
+    }
+    const std::vector<index_t> offsets = window_offsets(s, s.w, 1);
+    std::vector<std::uint8_t> tap_at(static_cast<std::size_t>(offsets.back() + 1));  // by the place in a window
+    for (std::size_t t = 0; t < offsets.size(); ++t) {
+        tap_at[static_cast<std::size_t>(offsets[t])] = static_cast<std::uint8_t>(t);
+    }
+    auto* tap = reinterpret_cast<std::uint8_t*>(taps);
+    for (index_t row = 0; row < s.n * s.c * s.oh; ++row, tap += words_of(s.ow) * windows_per_word) {
+        index_t start = (row % s.oh * s.stride.h - s.pad.h) * s.w - s.pad.w;
+        for (index_t w = 0; w < s.ow; ++w, ++y, ++indices, start += s.stride.w) {
+            const bool cut = *y <= 0;
+            tap[w] = cut ? no_tap : tap_at[static_cast<std::size_t>(*indices - start)];
+            *y = cut ? T(0) : *y;
+        }
+        std::fill(tap + s.ow, tap + words_of(s.ow) * windows_per_word, std::uint8_t(0));
+    }
+}
+
+template <class T>
+void relu_max_pool2d_backward(const TapPixels& pixels, index_t planes, const T* dy, const TapWord* taps, T* dx) {
+    const PoolShape& s = pixels.shape();
+    const index_t plane_size = s.h * s.w, windows = s.oh * s.ow, words = words_of(s.ow);
+    parallel_for_range(
+        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
+            for (index_t plane = begin; plane < end; ++plane) {
+                T* const to = dx + plane * plane_size;
+                std::fill(to, to + plane_size, T(0));
+                for (index_t row = 0; row < s.oh; ++row) {
+                    const T* const from = dy + plane * windows + row * s.ow;
+                    pixels.for_row(row, taps + (plane * s.oh + row) * words, 1, [&](index_t w, index_t pixel) {
+                        if (pixel >= 0 && pixel < plane_size) to[pixel] += from[w];
+                    });
+                }
+            }
+        });
+}
+
+template <class T>
+void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+                         T* dx) {
+    parallel_for_range(
+        planes, static_cast<double>(plane_size + 2 * windows) * element_ns, [&](index_t begin, index_t end) {
+            for (index_t plane = begin; plane < end; ++plane) {
+                T* const to = dx + plane * plane_size;
+                std::fill(to, to + plane_size, T(0));
+                for (index_t i = plane * windows; i < (plane + 1) * windows; ++i) {
+                    const index_t index = indices[i];
+                    if (index == -1) continue;  // a window without a pixel
+                    if (index < 0 || index >= plane_size) {
+                        refuse("max_pool2d_backward", "indices holds ", index, ", the planes they point into have ",
+                               plane_size, " pixels; pass what the forward operator returned for this shape");
+                    }
+                    to[index] += dy[i];
+                }
+            }
+        });
 }
 
 namespace {
@@ -281,15 +323,15 @@ template void max_unpool2d_forward(index_t, index_t, index_t, const float*, cons
 template void max_unpool2d_forward(index_t, index_t, index_t, const double*, const index_t*, double*);
 template void max_unpool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
 template void max_unpool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
-template void relu_max_pool2d_forward(const PoolShape&, const float*, index_t, float*, std::int32_t*);
-template void relu_max_pool2d_forward(const PoolShape&, const double*, index_t, double*, std::int32_t*);
-template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*, bool);
-template void max_pool2d_forward(const PoolShape&, const float*, float*, std::int32_t*, bool);
-template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*, bool);
-template void max_pool2d_forward(const PoolShape&, const double*, double*, std::int32_t*, bool);
-template void max_pool2d_backward(const char*, index_t, index_t, index_t, const float*, const index_t*, float*);
-template void max_pool2d_backward(const char*, index_t, index_t, index_t, const float*, const std::int32_t*, float*);
-template void max_pool2d_backward(const char*, index_t, index_t, index_t, const double*, const index_t*, double*);
-template void max_pool2d_backward(const char*, index_t, index_t, index_t, const double*, const std::int32_t*, double*);
+template void relu_max_pool2d_forward(const PoolShape&, const float*, index_t, float*, TapWord*);
+template void relu_max_pool2d_forward(const PoolShape&, const double*, index_t, double*, TapWord*);
+template void cut_maxima(const PoolShape&, float*, const index_t*, TapWord*);
+template void cut_maxima(const PoolShape&, double*, const index_t*, TapWord*);
+template void relu_max_pool2d_backward(const TapPixels&, index_t, const float*, const TapWord*, float*);
+template void relu_max_pool2d_backward(const TapPixels&, index_t, const double*, const TapWord*, double*);
+template void max_pool2d_forward(const PoolShape&, const float*, float*, index_t*);
+template void max_pool2d_forward(const PoolShape&, const double*, double*, index_t*);
+template void max_pool2d_backward(index_t, index_t, index_t, const float*, const index_t*, float*);
+template void max_pool2d_backward(index_t, index_t, index_t, const double*, const index_t*, double*);
 
 }  // namespace npconv

@@ -13,32 +13,54 @@
 namespace npconv {
 
 /// y (n, c, oh, ow) and, unless `indices` is null, where in its h*w plane each maximum lies. A window that holds no
-/// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1. With `relu`, a maximum
-/// that is not positive becomes 0, and its index -1: max pooling of ReLU of x.
-/// `Index` is index_t, or std::int32_t where a plane has fewer than 2**31 pixels.
-template <class T, class Index>
-void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, Index* indices, bool relu = false);
+/// pixel at all (dilation can place every tap in the padding) gives minus infinity and index -1.
+template <class T>
+void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices);
 
-/// The taps of a window: where each lies from the first on, in memory with `row` elements from row to row and `column`
-/// from pixel to pixel, and in its plane of s.w pixels a row.
-struct WindowTaps {
+/// Where the taps of a window lie, from its first one on, in memory with `row` elements from row to row and `column`
+/// from pixel to pixel.
+inline std::vector<index_t> window_offsets(const PoolShape& s, index_t row, index_t column) {
     std::vector<index_t> offsets;
-    std::vector<std::int32_t> codes;
-
-    WindowTaps(const PoolShape& s, index_t row, index_t column) {
-        for (index_t r = 0; r < s.kernel.h; ++r) {
-            for (index_t t = 0; t < s.kernel.w; ++t) {
-                offsets.push_back(r * s.dilation.h * row + t * s.dilation.w * column);
-                codes.push_back(static_cast<std::int32_t>(r * s.dilation.h * s.w + t * s.dilation.w));
-            }
+    for (index_t r = 0; r < s.kernel.h; ++r) {
+        for (index_t t = 0; t < s.kernel.w; ++t) {
+            offsets.push_back(r * s.dilation.h * row + t * s.dilation.w * column);
         }
     }
-    int count() const { return static_cast<int>(codes.size()); }
+    return offsets;
+}
+
+/// The words of a row of windows; each row begins with a word of its own.
+inline index_t words_of(index_t windows) { return ceil_div(windows, windows_per_word); }
+
+/// From a tap back to its pixel in a plane.
+class TapPixels {
+   public:
+    explicit TapPixels(const PoolShape& s) : shape_(s), offsets_(no_tap + 1, outside) {
+        const std::vector<index_t> offsets = window_offsets(s, s.w, 1);
+        std::copy(offsets.begin(), offsets.end(), offsets_.begin());
+    }
+    const PoolShape& shape() const { return shape_; }
+
+    /// Calls body(window, pixel) for a row of windows, whose words are `step` apart; pixel is far below 0 where ReLU
+    /// cut the maximum.
+    template <class Body>
+    void for_row(index_t row, const TapWord* words, index_t step, Body&& body) const {
+        index_t start = (row * shape_.stride.h - shape_.pad.h) * shape_.w - shape_.pad.w;
+        for (index_t w = 0; w < shape_.ow; ++w, start += shape_.stride.w) {
+            const TapWord word = words[w / windows_per_word * step];
+            body(w, start + offsets_[std::size_t(word >> (8 * (w % windows_per_word)) & no_tap)]);
+        }
+    }
+
+   private:
+    static constexpr index_t outside = -(index_t(1) << 60);  // of any plane
+    PoolShape shape_;
+    std::vector<index_t> offsets_;
 };
 
-/// pack_transposed of indices, which are moved as floats of the same bits.
-inline void transpose_indices(const std::int32_t* src, index_t ld_src, index_t rows, index_t columns, std::int32_t* dst,
-                              index_t ld_dst, index_t width) {
+/// pack_transposed of words, which are moved as floats of the same bits.
+inline void transpose_words(const TapWord* src, index_t ld_src, index_t rows, index_t columns, TapWord* dst,
+                            index_t ld_dst, index_t width) {
     kernels_of<float>().pack_transposed(reinterpret_cast<const float*>(src), ld_src, rows, columns,
                                         reinterpret_cast<float*>(dst), ld_dst, width);
 }
@@ -62,7 +84,7 @@ template <class T>
 struct Pooled {
     PoolShape shape;
     T* y;
-    std::int32_t* indices;  ///< may be null
+    TapWord* taps;  ///< may be null
 };
 
 /// Takes the maximum of each window over the finished sums of a strip, and turns it over into the planes of its image.
@@ -70,57 +92,59 @@ template <class T>
 void store_pooled(const Pooled<T>& pooled, const Strip& strip, index_t channel, index_t count, const T* sums) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const PoolShape& s = pooled.shape;
-    const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, windows = rows * s.ow;
-    Scratch<T> maxima(windows * nr);
-    Scratch<std::int32_t> indices(pooled.indices ? windows * nr : 0);
-    const WindowTaps taps(s, s.w * nr, nr);
+    const index_t nr = kernel.nr, rows = strip.rows / s.kernel.h, words = words_of(s.ow);
+    Scratch<T> maxima(rows * s.ow * nr);
+    Scratch<TapWord> taps(pooled.taps ? rows * words * nr : 0);
+    const std::vector<index_t> offsets = window_offsets(s, s.w * nr, nr);
     for (index_t row = 0; row < rows; ++row) {
-        const index_t first = row * s.kernel.h * s.w;
-        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, taps.count(), sums + first * nr, taps.offsets.data(),
-                                taps.codes.data(), static_cast<std::int32_t>(strip.row * s.w + first),
-                                static_cast<std::int32_t>(s.kernel.w), maxima.data() + row * s.ow * nr,
-                                pooled.indices ? indices.data() + row * s.ow * nr : nullptr);
+        kernel.relu_pool_pixels(s.ow, s.kernel.w * nr, static_cast<int>(offsets.size()),
+                                sums + row * s.kernel.h * s.w * nr, offsets.data(), maxima.data() + row * s.ow * nr,
+                                pooled.taps ? taps.data() + row * words * nr : nullptr);
     }
-    const index_t plane = s.oh * s.ow;
-    const index_t to = (strip.image * s.c + channel) * plane + strip.row / s.kernel.h * s.ow;
-    kernel.pack_transposed(maxima.data(), nr, windows, count, pooled.y + to, plane, windows);
-    if (!pooled.indices) return;
-    transpose_indices(indices.data(), nr, windows, count, pooled.indices + to, plane, windows);
+    const index_t plane = strip.image * s.c + channel, first = strip.row / s.kernel.h;
+    kernel.pack_transposed(maxima.data(), nr, rows * s.ow, count, pooled.y + (plane * s.oh + first) * s.ow, s.oh * s.ow,
+                           rows * s.ow);
+    if (!pooled.taps) return;
+    transpose_words(taps.data(), nr, rows * words, count, pooled.taps + (plane * s.oh + first) * words, s.oh * words,
+                    rows * words);
 }
 
 /// The way back through windows that lie side by side: `rows` rows of pixels from `first` on, each with the gradient of
-/// its window if that window's index is there, else 0. `dy` and `indices` begin with the row of windows over the first.
-/// All are [pixel][nr].
+/// its window if that is where the window's tap lies, else 0. `dy` and `taps` begin with the row of windows over the
+/// first. All are [pixel][nr].
 template <class T>
-void unpool_rows(const PoolShape& s, index_t first, index_t rows, const T* dy, const std::int32_t* indices, T* to) {
+void unpool_rows(const PoolShape& s, index_t first, index_t rows, const T* dy, const TapWord* taps, T* to) {
     const TypedKernels<T>& kernel = kernels_of<T>();
-    const index_t nr = kernel.nr, covered = s.ow * s.kernel.w * nr, width = s.w * nr;
+    const index_t nr = kernel.nr, covered = s.ow * s.kernel.w * nr, width = s.w * nr, words = words_of(s.ow) * nr;
     for (index_t y = first; y < first + rows; ++y, to += width) {
-        const index_t window = (y / s.kernel.h - first / s.kernel.h) * s.ow * nr;
+        const index_t window_row = y / s.kernel.h - first / s.kernel.h;
         const bool inside = y / s.kernel.h < s.oh;
         if (inside) {
-            kernel.unpool_pixels(s.ow, s.kernel.w, dy + window, indices + window, static_cast<std::int32_t>(y * s.w),
-                                 to);
+            kernel.unpool_pixels(s.ow, s.kernel.w, dy + window_row * s.ow * nr, taps + window_row * words,
+                                 static_cast<int>(y % s.kernel.h * s.kernel.w), to);
         }
         std::fill(to + (inside ? covered : 0), to + width, T(0));
     }
 }
 
-/// The same for windows inside the image, at most 2 apart, of images whose rows are `pitch` elements apart; four
-/// vectors behind them must be readable.
+/// Max pooling of ReLU, and the taps unless they are null: windows inside the image, at most 2 apart, of images whose
+/// rows are `pitch` elements apart; four vectors behind them must be readable.
 template <class T>
-void relu_max_pool2d_forward(const PoolShape& shape, const T* x, index_t pitch, T* y, std::int32_t* indices);
+void relu_max_pool2d_forward(const PoolShape& shape, const T* x, index_t pitch, T* y, TapWord* taps);
 
-/// Throws std::invalid_argument.
-[[noreturn]] inline void refuse_index(const char* op, index_t index, index_t plane_size) {
-    refuse(op, "indices holds ", index, ", the planes they point into have ", plane_size,
-           " pixels; pass what the forward operator returned for this shape");
-}
+/// The same from what max_pool2d_forward made: cuts y, and turns its indices into taps, unless those are null.
+template <class T>
+void cut_maxima(const PoolShape& shape, T* y, const index_t* indices, TapWord* taps);
 
-/// dx (planes of `plane_size` pixels): each dy is added where its index says. Refuses an index outside its plane.
-template <class T, class Index>
-void max_pool2d_backward(const char* op, index_t planes, index_t plane_size, index_t windows, const T* dy,
-                         const Index* indices, T* dx);
+/// The way back, of `planes` planes.
+template <class T>
+void relu_max_pool2d_backward(const TapPixels& pixels, index_t planes, const T* dy, const TapWord* taps, T* dx);
+
+/// dx (planes of `plane_size` pixels): each dy is added where its index says. Throws std::invalid_argument if an index
+/// lies outside its plane.
+template <class T>
+void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
+                         T* dx);
 
 /// y (planes of `plane_size` pixels): zeros, but each x where its index says, the last one of several. Throws
 /// std::invalid_argument if an index lies outside its plane.

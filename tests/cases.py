@@ -22,6 +22,29 @@ def assert_close(actual: Any, expected: Any, reduction: int = 1) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=4 * unit * scale * max(1, reduction) ** 0.5)
 
 
+def indices_of(
+    taps: np.ndarray,
+    count: int,
+    width: int,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    *_: Any,
+) -> np.ndarray:
+    """The indices of max_pool2d behind the taps of conv2d_relu_max_pool2d, -1 where ReLU cuts.
+
+    `count` is the number of windows in a row, `width` that of pixels.
+    """
+    assert taps.dtype == np.int32
+    tap = taps.view(np.uint8)[..., :count].astype(int)
+    (_, kw), (dh, dw), (ph, pw) = (np.broadcast_to(pair, 2) for pair in (kernel_size, dilation, padding))
+    sh, sw = np.broadcast_to(kernel_size if stride is None else stride, 2)
+    row = np.arange(tap.shape[2])[:, None] * sh - ph + tap // kw * dh
+    column = np.arange(count) * sw - pw + tap % kw * dw
+    return np.where(tap == 255, -1, row * width + column)
+
+
 class ConvCase(NamedTuple):
     """A convolution that fits: arrays (float64) and arguments."""
 

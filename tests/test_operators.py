@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import DTYPES, ConvCase, PoolCase, assert_close, conv_cases, pool_cases
+from cases import DTYPES, ConvCase, PoolCase, assert_close, conv_cases, indices_of, pool_cases
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,24 +169,24 @@ def pooling_options(window: tuple) -> dict:
 def assert_fused_gives_the_same_bits(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, convolution: tuple, window: tuple, seed: int = 0
 ) -> tuple[np.ndarray, ...]:
-    """Convolution, ReLU and max pooling in one and one by one, forward and backward; return dy, indices, gradients."""
+    """Convolution, ReLU and max pooling in one and one by one; return dy, taps, indices, gradients."""
     options = pooling_options(window)
     z = npconv.relu(npconv.conv2d(x, weight, bias, *convolution))
     expected, at = npconv.max_pool2d(z, *window, return_indices=True)
     expected[at == -1] = 0  # windows without a pixel
-    y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options)
+    y, taps = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options)
     assert y.tobytes() == expected.tobytes()
-    assert indices.dtype == np.int32
+    indices = indices_of(taps, y.shape[3], z.shape[3], *window)
     np.testing.assert_array_equal(indices, np.where(y <= 0, -1, at))
-    alone, none = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options, return_indices=False)
+    alone, none = functional.conv2d_relu_max_pool2d(x, weight, bias, *convolution, **options, return_taps=False)
     assert none is None
     assert alone.tobytes() == y.tobytes()
     dy = np.random.default_rng(seed).standard_normal(y.shape).astype(y.dtype)
     dz = npconv.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
-    gradients = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, *convolution, **options)
+    gradients = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, *convolution, **options)
     for a, e in zip(gradients, npconv.conv2d_backward(dz, x, weight, *convolution), strict=True):
         assert a.tobytes() == e.tobytes()
-    return dy, indices, *gradients
+    return dy, taps, indices, *gradients
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -204,11 +204,9 @@ def test_convolution_relu_and_pooling_in_one_give_the_same_bits(
         with pytest.raises(ValueError, match="conv2d_relu_max_pool2d: the window spans"):
             functional.conv2d_relu_max_pool2d(x, weight, bias, *case.arguments, **options)
         return
-    dy, indices, *actual = assert_fused_gives_the_same_bits(x, weight, bias, case.arguments, pool.arguments, seed)
+    dy, taps, indices, *actual = assert_fused_gives_the_same_bits(x, weight, bias, case.arguments, pool.arguments, seed)
     for needs in ((True, False, False), (False, True, False), (False, False, True), (False, False, False)):
-        some = functional.conv2d_relu_max_pool2d_backward(
-            dy, indices, x, weight, *case.arguments, **options, needs=needs
-        )
+        some = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, *case.arguments, **options, needs=needs)
         for needed, a, e in zip(needs, some, actual, strict=True):
             assert a.tobytes() == e.tobytes() if needed else a is None
     plain = reference.conv2d_relu_max_pool2d_backward(dy, indices, case.x, case.weight, *case.arguments, **options)
@@ -224,6 +222,46 @@ def test_single_pixels_with_relu_and_pooling_give_the_same_bits(
 ) -> None:
     x, weight = rng.standard_normal((3, channels[0], *size)), rng.standard_normal((channels[1], channels[0], 1, 1))
     assert_fused_gives_the_same_bits(x, weight, None, (), (*window, window[0] // 2))
+
+
+def test_taps_of_elsewhere_are_refused_or_do_no_harm(rng: np.random.Generator) -> None:
+    x, weight = rng.standard_normal((32, 6, 9, 9)), rng.standard_normal((6, 6, 3, 3))
+    for window in ((2, 1, 0), (2, 2, 0), (3, 3, 0), (3, 2, 1)):
+        options = pooling_options(window)
+        y, taps = functional.conv2d_relu_max_pool2d(x, weight, **options)
+        expected = functional.conv2d_relu_max_pool2d_backward(y, taps, x, weight, **options)
+        bad, cut = taps.view(np.uint8).copy(), taps.view(np.uint8).copy()
+        bad[3, 2, 1, 1], cut[3, 2, 1, 1] = 77, 255  # no window has so many taps: as if there were none
+        bad, cut = (
+            functional.conv2d_relu_max_pool2d_backward(y, t.view(np.int32), x, weight, **options) for t in (bad, cut)
+        )
+        for a, b in zip(bad, cut, strict=True):
+            assert a.tobytes() == b.tobytes()
+        assert bad[1].tobytes() != expected[1].tobytes()
+        anything = rng.integers(-(2**31), 2**31, taps.shape, dtype=np.int32)
+        assert all(
+            np.isfinite(a).all() for a in functional.conv2d_relu_max_pool2d_backward(y, anything, x, weight, **options)
+        )
+    with pytest.raises(TypeError, match="taps are int64; needed are the int32 taps of conv2d_relu_max_pool2d"):
+        functional.conv2d_relu_max_pool2d_backward(y, taps.astype(np.int64), x, weight, **options)
+    with pytest.raises(ValueError, match="conv2d_relu_max_pool2d_backward: taps"):
+        functional.conv2d_relu_max_pool2d_backward(y, taps[..., :0], x, weight, **options)
+    # In any layout, in memory of any alignment.
+    memory = np.zeros(taps.nbytes + 1, np.uint8)
+    odd = memory[1:].view(np.int32).reshape(taps.shape)
+    odd[...] = taps
+    for other in (np.asfortranarray(taps), odd):
+        actual = functional.conv2d_relu_max_pool2d_backward(y, other, x, weight, **options)
+        assert all(a.tobytes() == e.tobytes() for a, e in zip(actual, expected, strict=True))
+
+
+def test_windows_of_more_pixels_than_a_byte_can_tell_apart() -> None:
+    x, weight = np.random.default_rng(2).standard_normal((2, 3, 18, 18)), np.ones((4, 3, 3, 3))
+    for kernel_size in ((2, 16), (16, 15), (1, 16)):
+        assert_fused_gives_the_same_bits(x, weight, None, (), (kernel_size,))
+    for kernel_size in ((16, 16), 16):
+        with pytest.raises(ValueError, match="a window of pooling has 256 pixels, at most 254"):
+            functional.conv2d_relu_max_pool2d(x, weight, kernel_size=kernel_size)
 
 
 # Windows that Winograd's tiles hold whole, and others; tiles in several blocks; results larger than the input.
@@ -259,9 +297,9 @@ def test_convolution_relu_and_pooling_in_one_on_any_number_of_threads(
     results = []
     for count in (1, 2, 3, 7, 16):
         with npconv.threads(count):
-            y, indices = functional.conv2d_relu_max_pool2d(x, weight, kernel_size=2)
-            gradients = functional.conv2d_relu_max_pool2d_backward(np.sin(y), indices, x, weight, kernel_size=2)
-            results.append((y, indices, *gradients))
+            y, taps = functional.conv2d_relu_max_pool2d(x, weight, kernel_size=2)
+            gradients = functional.conv2d_relu_max_pool2d_backward(np.sin(y), taps, x, weight, kernel_size=2)
+            results.append((y, taps, *gradients))
     for other in results[1:]:
         for first, a in zip(results[0], other, strict=True):
             assert first.tobytes() == a.tobytes()

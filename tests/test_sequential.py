@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import indices_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 from npconv import functional, nn, optimizers
@@ -228,15 +229,18 @@ def test_convolution_relu_and_pooling_are_fused(of_conv, of_pool, pool_first):
     for grad, plain_grad in zip(fused.grads.values(), plain.grads.values(), strict=True):
         assert same_bits(grad, plain_grad)
     assert list(fused.grads) == list(fused.parameters())
-    where, pool_index = fused[2 if pool_first else 3].indices, 3 if pool_first else 4
-    assert_array_equal(np.where(y > 0, where, -1), where)
-    assert_array_equal(where[y > 0], plain[pool_index].indices[y > 0])
+    pool = plain[3 if pool_first else 4]
+    taps = fused[2 if pool_first else 3].taps
+    width = plain[1](plain[0](x)).shape[3]
+    where = indices_of(taps, y.shape[3], width, *pool.window)
+    assert_array_equal(where, np.where(y > 0, pool.indices, -1))
 
 
 @pytest.mark.parametrize(
     "layers",
     [
         [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2, return_indices=True)],
+        [nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d((2, 128), padding=(0, 62))],
         [nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), nn.ReLU(), nn.MaxPool2d(2)],
         [nn.Conv2d(2, 3, 3, padding="same"), nn.ReLU(), nn.AvgPool2d(2)],
     ],
@@ -295,7 +299,7 @@ def test_backward_after_a_forward_in_eval_mode(needs_dx):
     dx, grads = model.backward(dy), model.grads
     model.eval()
     assert same_bits(model(x), y)
-    assert model[2].indices is None  # only backward needs them
+    assert model[2].taps is None  # only backward needs them
     again = model.backward(dy)
     assert same_bits(again, dx) if needs_dx else again is dx is None
     assert all(same_bits(model.grads[name], grad) for name, grad in grads.items())

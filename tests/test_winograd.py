@@ -245,12 +245,12 @@ def test_fused_with_relu_and_pooling_is_the_same(
     x, weight, bias = (rng.standard_normal(s).astype(dtype) for s in shapes)
     conv: dict[str, Any] = {"stride": stride, "padding": padding}
     options = {**conv, "kernel_size": window[0], "pool_stride": window[1]}
-    y, indices = functional.conv2d_relu_max_pool2d(x, weight, bias, **options)
+    y, taps = functional.conv2d_relu_max_pool2d(x, weight, bias, **options)
     z = npconv.conv2d(x, weight, bias, **conv)
     pooled, at = npconv.max_pool2d(functional.relu(z), *window, return_indices=True)
     assert y.tobytes() == pooled.tobytes()
     dy = rng.standard_normal(y.shape).astype(dtype)
     dz = functional.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), functional.relu(z))
-    fused = functional.conv2d_relu_max_pool2d_backward(dy, indices, x, weight, **options)
+    fused = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, **options)
     for a, e in zip(fused, npconv.conv2d_backward(dz, x, weight, **conv), strict=True):
         assert a.tobytes() == e.tobytes()

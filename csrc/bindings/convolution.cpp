@@ -1,6 +1,7 @@
 // Convolution, its gradients, and convolution with ReLU and pooling in one.
 #include "../conv.hpp"
 #include "../pad.hpp"
+#include "../pool.hpp"
 #include "arrays.hpp"
 
 namespace npconv {
@@ -154,15 +155,21 @@ index_t conv_output_size(index_t input, index_t filter, index_t stride, index_t 
         .ow;
 }
 
+void require_few_taps(const char* op, const PoolShape& p) {
+    const index_t taps = p.kernel.h * p.kernel.w;
+    require(taps < no_tap, op, "a window of pooling has ", taps,
+            " pixels, at most 254 are possible; use conv2d, relu and max_pool2d");
+}
+
 py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias,
                                  Pair stride, Padding padding, Pair dilation, index_t groups, Pair kernel,
                                  Pair pool_stride, Pair pool_padding, Pair pool_dilation, bool ceil_mode,
-                                 bool return_indices) {
+                                 bool return_taps) {
     const char* const op = "conv2d_relu_max_pool2d";
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
     require_bias(op, s, bias);
-    require(s.oh * s.ow < max_extent, op, "the convolution has 2**31 pixels or more; use conv2d, relu and max_pool2d");
+    require_few_taps(op, p);
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);
@@ -170,22 +177,16 @@ py::tuple conv2d_relu_max_pool2d(const py::array& x, const py::array& weight, co
         const T* const pb = bias ? borrow<T>(*bias, "bias", 1) : nullptr;
         auto y = result<T>({p.n, p.c, p.oh, p.ow});
         T* const py = y.mutable_data();
-        py::object indices = py::none();
-        std::int32_t* pi = nullptr;
-        if (return_indices) {
-            auto array = result<std::int32_t>({p.n, p.c, p.oh, p.ow});
-            pi = array.mutable_data();
-            indices = std::move(array);
-        }
+        const Wanted<TapWord> taps(return_taps, {p.n, p.c, p.oh, words_of(p.ow)});
         {
             py::gil_scoped_release nogil;
-            conv2d_relu_max_pool2d_forward(s, p, px, pw, pb, py, pi);
+            conv2d_relu_max_pool2d_forward(s, p, px, pw, pb, py, taps.data);
         }
-        return py::tuple(py::make_tuple(y, indices));
+        return py::tuple(py::make_tuple(y, taps.array));
     });
 }
 
-py::tuple conv2d_relu_max_pool2d_backward_(const py::array& dy, const py::array& indices, const py::array& x,
+py::tuple conv2d_relu_max_pool2d_backward_(const py::array& dy, const py::array& taps, const py::array& x,
                                            const py::array& weight, Pair stride, Padding padding, Pair dilation,
                                            index_t groups, Pair kernel, Pair pool_stride, Pair pool_padding,
                                            Pair pool_dilation, bool ceil_mode, Needs needs) {
@@ -193,18 +194,19 @@ py::tuple conv2d_relu_max_pool2d_backward_(const py::array& dy, const py::array&
     const ConvShape s = conv_shape(op, x, weight, stride, padding, dilation, groups);
     const PoolShape p(op, s.n, s.k, s.oh, s.ow, kernel, pool_stride, pool_padding, pool_dilation, ceil_mode);
     require_shape(op, "dy", dy, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
-    require_shape(op, "indices", indices, {p.n, p.c, p.oh, p.ow}, "conv2d_relu_max_pool2d's result");
+    require_few_taps(op, p);
+    require_shape(op, "taps", taps, {p.n, p.c, p.oh, words_of(p.ow)}, "those of conv2d_relu_max_pool2d");
     return with_type_of(x, [&](auto zero) {
         using T = decltype(zero);
         const T* const pdy = borrow<T>(dy, "dy", 4);
-        const std::int32_t* const pi = borrow<std::int32_t>(indices, "indices", 4);
+        const TapWord* const pt = borrow<TapWord>(taps, "taps", 4);
         const T* const px = borrow<T>(x, "x", 4);
         const T* const pw = borrow<T>(weight, "weight", 4);
         const Wanted<T> dx(needs.dx, {s.n, s.c, s.h, s.w}), dweight(needs.dweight, {s.k, s.cg(), s.kh, s.kw});
         const Wanted<T> dbias(needs.dbias, {s.k});
         {
             py::gil_scoped_release nogil;
-            conv2d_relu_max_pool2d_backward(s, p, pdy, pi, px, pw, dx.data, dweight.data, dbias.data);
+            conv2d_relu_max_pool2d_backward(s, p, pdy, pt, px, pw, dx.data, dweight.data, dbias.data);
         }
         return py::tuple(py::make_tuple(dx.array, dweight.array, dbias.array));
     });

@@ -44,15 +44,10 @@ py::array max_pool2d_backward_(const py::array& dy, const py::array& indices, Pa
         const T* const pdy = borrow<T>(dy, "dy", 4);
         auto dx = result<T>({dy.shape(0), dy.shape(1), input_size.h, input_size.w});
         T* const pdx = dx.mutable_data();
-        const auto run = [&](const auto* pindices) {
+        const index_t* const pindices = borrow<index_t>(indices, "indices", 4);
+        {
             py::gil_scoped_release nogil;
-            max_pool2d_backward("max_pool2d_backward", planes, input_size.h * input_size.w, windows, pdy, pindices,
-                                pdx);
-        };
-        if (has_type<std::int32_t>(indices)) {
-            run(borrow<std::int32_t>(indices, "indices", 4));
-        } else {
-            run(borrow<index_t>(indices, "indices", 4));
+            max_pool2d_backward(planes, input_size.h * input_size.w, windows, pdy, pindices, pdx);
         }
         return dx;
     });

@@ -23,6 +23,11 @@ struct Segment {
 constexpr int max_tile_rows = 14;
 constexpr int max_tile_columns = 32;
 
+/// Which taps of their windows hold the maxima of four windows in a row, a byte for each, the first the lowest.
+using TapWord = std::int32_t;
+constexpr int windows_per_word = 4;
+constexpr int no_tap = 255;  ///< a maximum that ReLU cuts
+
 /// How many taps, one below the other, are met together at most.
 constexpr int longest_run = 7;
 
@@ -124,25 +129,27 @@ struct TypedKernels {
 
     /// For each j < n: y[j] = the first largest (or last NaN) of x[offset[t] + j*stride], stride 1 or 2 (the index of
     /// the table), and index[j] = base + j*step + code[t] of that tap; where every tap is minus infinity, of the
-    /// window's first pixel, first[j] (code[0] if `first` is null). With `relu`, y[j] = 0 and index[j] = -1 unless y[j]
-    /// > 0. `index` may be null. The same for all rows: results follow each other, pixels are ld_x apart, and base
-    /// grows by base_step. Whole vectors are read, and written up to y_end.
+    /// window's first pixel, first[j] (code[0] if `first` is null). `index` may be null. The same for all rows: results
+    /// follow each other, pixels are ld_x apart, and base grows by base_step. Whole vectors are read, and written up to
+    /// y_end.
     void (*max_pool_rows[3])(int count, const T* x, const index_t* offset, const std::int32_t* code,
                              const std::int32_t* first, index_t rows, index_t ld_x, index_t base_step, index_t n, T* y,
-                             const T* y_end, index_t base, index_t step, index_t* index, std::int32_t* short_index,
-                             bool relu);
+                             const T* y_end, index_t base, index_t step, index_t* index);
 
-    /// Max pooling of ReLU where the lanes are channels, [pixel][nr]: y[w] = the first largest (or last NaN) of
-    /// x[w*step + offset[t]] over the taps, and index[w] = first + w*index_step + code[t]; but 0 and -1 unless it is >
-    /// 0. `index` may be null.
-    void (*relu_pool_pixels)(index_t count, index_t step, int taps, const T* x, const index_t* offset,
-                             const std::int32_t* code, std::int32_t first, std::int32_t index_step, T* y,
-                             std::int32_t* index);
+    /// The same for ReLU of x: y[j] = 0 and tap[j] = no_tap unless y[j] > 0, else tap[j] = t. `tap` may be null; its
+    /// rows begin with a word of their own.
+    void (*relu_max_pool_rows[3])(int count, const T* x, const index_t* offset, index_t rows, index_t ld_x, index_t n,
+                                  T* y, const T* y_end, std::uint8_t* tap);
 
-    /// The way back, one row of pixels under `count` windows of `width` pixels each: out[w*width + d] = dy[w] if
-    /// index[w] is first + w*width + d, else 0. All are [pixel][nr].
-    void (*unpool_pixels)(index_t count, index_t width, const T* dy, const std::int32_t* index, std::int32_t first,
-                          T* out);
+    /// Max pooling of ReLU where the lanes are channels, [pixel][nr], of a row of windows: y[w] = the first largest (or
+    /// last NaN) of x[w*step + offset[t]] over the taps t, but 0 unless it is > 0; and word[w/4] holds that t, or
+    /// no_tap. `word` may be null.
+    void (*relu_pool_pixels)(index_t count, index_t step, int taps, const T* x, const index_t* offset, T* y,
+                             TapWord* word);
+
+    /// The way back, one row of pixels under `count` windows of `width` pixels each: out[w*width + d] = dy[w] if the
+    /// tap in word[w/4] is first + d, else 0. All are [pixel][nr].
+    void (*unpool_pixels)(index_t count, index_t width, const T* dy, const TapWord* word, int first, T* out);
 
     /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * x[offset[r] + (i + t)*ld_x + j],
     /// for i < rows and j < n. The index of the table is `run`. Whole vectors of x are read.

@@ -51,6 +51,8 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.copy_rows = copy_rows<T, Bytes>;
     kernels.max_pool_rows[1] = max_pool_rows<T, Bytes, 1>;
     kernels.max_pool_rows[2] = max_pool_rows<T, Bytes, 2>;
+    kernels.relu_max_pool_rows[1] = relu_max_pool_rows<T, Bytes, 1>;
+    kernels.relu_max_pool_rows[2] = relu_max_pool_rows<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
     fill_runs<T, Bytes, longest_run>(kernels);

@@ -140,12 +140,12 @@ def conv2d_relu_max_pool2d(
     pool_padding: _Pair,
     pool_dilation: _Pair,
     ceil_mode: bool,
-    return_indices: bool,
+    return_taps: bool,
     /,
 ) -> tuple[_Array, _Array | None]: ...
 def conv2d_relu_max_pool2d_backward(
     dy: _Array,
-    indices: _Array,
+    taps: _Array,
     x: _Array,
     weight: _Array,
     stride: _Pair,

@@ -22,7 +22,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
     Wherever a convolution, ReLU and max pooling follow each other (or max pooling and then ReLU, which gives the same),
     one `ConvolutionReluPooling` stands for the three.  Then the largest arrays of a network, those between the three,
     never leave the cache.  (Not for a convolution that pads with other than zeros or wants another algorithm, nor for a
-    pooling that returns its indices.)  For any other convolution before ReLU stands a `ConvolutionRelu`.
+    pooling that returns its indices or has windows of more than 254 pixels.)  For any other convolution before ReLU
+    stands a `ConvolutionRelu`.
 
     Parameters
     ----------
@@ -42,7 +43,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
             conv, pool, relu = row
         else:
             continue
-        if conv.padding_mode == "zeros" and conv.algorithm == "auto" and not pool.return_indices:
+        fits = not pool.return_indices and np.broadcast_to(pool.window[0], 2).prod() < 255
+        if conv.padding_mode == "zeros" and conv.algorithm == "auto" and fits:
             steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
     for i in reversed(range(len(steps) - 1)):
         if type(steps[i]) is conv_type and type(steps[i + 1]) is relu_type:
@@ -79,8 +81,8 @@ class ConvolutionReluPooling:
     """A convolution, ReLU and max pooling, run as one, with the numbers of the three layers one by one.
 
     The state stays in the three layers, so weights and gradients are found where they always are.  ReLU's is that of
-    the pooled images; the pooling's indices are -1 where ReLU lets no gradient through, and None after `forward` in
-    eval mode: a `backward` that follows all the same computes them.
+    the pooled images.  The pooling's are the `taps`, which say where in their windows the maxima lie, None after
+    `forward` in eval mode: a `backward` that follows all the same computes them.
 
     Parameters
     ----------
@@ -114,8 +116,8 @@ class ConvolutionReluPooling:
             return x
         conv, pool = self.conv, self.pool
         training = conv.training if train_flg is None else train_flg
-        y, pool.indices = F.conv2d_relu_max_pool2d(
-            x, *conv.weights, *conv.geometry, **self._options(), return_indices=training
+        y, pool.taps = F.conv2d_relu_max_pool2d(
+            x, *conv.weights, *conv.geometry, **self._options(), return_taps=training
         )
         conv.x, self.relu.y = x, y
         return y
@@ -129,11 +131,11 @@ class ConvolutionReluPooling:
                 dout = layer.backward(dout)
             return dout
         weight, bias = conv.weights
-        if pool.indices is None:
-            _, pool.indices = F.conv2d_relu_max_pool2d(x, weight, bias, *conv.geometry, **self._options())
+        if pool.taps is None:
+            _, pool.taps = F.conv2d_relu_max_pool2d(x, weight, bias, *conv.geometry, **self._options())
         needs = conv.needs_dx, True, bias is not None
         dx, *gradients = F.conv2d_relu_max_pool2d_backward(
-            dout, pool.indices, x, weight, *conv.geometry, **self._options(), needs=needs
+            dout, pool.taps, x, weight, *conv.geometry, **self._options(), needs=needs
         )
         conv.set_gradients(*gradients)
         return dx

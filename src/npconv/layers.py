@@ -417,6 +417,7 @@ class Pooling:
         self.return_indices = return_indices
         self.input_shape: tuple[int, ...] | None = None
         self.indices: Array | None = None  # int64: where in its plane of H*W each maximum was
+        self.taps: Array | None = None  # or, where it ran as one with a convolution, where in its window
 
     @property
     def window(self) -> tuple[Any, Any, Any, Any, bool]:

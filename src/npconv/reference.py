@@ -483,14 +483,14 @@ def conv2d_relu(x: Array, weight: Array, bias: Any = None, *convolution: Any, **
 
 
 def conv2d_relu_max_pool2d(
-    x: Array, weight: Array, bias: Any = None, *convolution: Any, return_indices: bool = True, **pooling: Any
+    x: Array, weight: Array, bias: Any = None, *convolution: Any, return_taps: bool = True, **pooling: Any
 ) -> Any:
-    """Convolution, then ReLU, then max pooling; no index where no gradient passes."""
+    """Convolution, then ReLU, then max pooling; instead of taps, indices, -1 where no gradient passes."""
     z = relu(conv2d(x, weight, bias, *convolution))
     arguments = {name.removeprefix("pool_"): value for name, value in pooling.items()}
     y, indices = max_pool2d(z, **arguments, return_indices=True)
-    y, indices = np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices).astype(np.int32)
-    return y, indices if return_indices else None
+    y, indices = np.where(y <= 0, y.dtype.type(0), y), np.where(y <= 0, -1, indices)
+    return y, indices if return_taps else None
 
 
 def conv2d_relu_max_pool2d_backward(

@@ -21,7 +21,7 @@ Padding = IntOrPair | Sequence[Sequence[SupportsIndex]] | str
 Needs = tuple[bool, bool, bool]
 
 F16, F32, F64 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)
-I32, I64 = np.dtype(np.int32), np.dtype(np.int64)
+I64 = np.dtype(np.int64)
 _LIMIT = 2**31  # sizes stay below it, so that no sum or product of two overflows in C++
 
 
@@ -56,13 +56,11 @@ def as_bias(op: str, bias: ArrayLike | None, dtype: np.dtype[Any]) -> Array | No
     return None if bias is None else as_dtype(op, "bias", bias, dtype)
 
 
-def as_indices(op: str, indices: Array, *dtypes: np.dtype[Any]) -> Array:
-    """Return the indices of the forward pass in the first of the dtypes, or as they are if they have one of them."""
+def as_indices(op: str, indices: Array) -> Array:
+    """Return the indices of the forward pass in int64, as they are if they are ready."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{op}: indices are {indices.dtype}; needed are the int64 indices of the forward pass")
-    if _core.ready_dtype(indices) in dtypes:
-        return indices
-    return np.require(indices, indices.dtype if indices.dtype in dtypes else dtypes[0], ["C", "A"])
+    return indices if _core.ready_dtype(indices) == I64 else np.require(indices, I64, ["C", "A"])
 
 
 def require_axes(op: str, name: str, array: Array, allowed: str, *counts: int) -> None:

@@ -7,14 +7,12 @@ from numpy.typing import ArrayLike
 
 from npconv import _core
 from npconv.functional._gate import (
-    I32,
     Array,
     IntOrPair,
     Needs,
     Padding,
     as_bias,
     as_dtype,
-    as_indices,
     as_needs,
     finish,
     geometry_of,
@@ -75,7 +73,7 @@ def conv2d_relu_max_pool2d(
     pool_padding: IntOrPair = 0,
     pool_dilation: IntOrPair = 1,
     ceil_mode: bool = False,
-    return_indices: bool = True,
+    return_taps: bool = True,
 ) -> tuple[Array, Array | None]:
     """Max pooling of ReLU of a convolution, a few images at a time: what is between them stays in the cache.
 
@@ -86,20 +84,22 @@ def conv2d_relu_max_pool2d(
         As `conv2d` has them.
     kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
         As `max_pool2d` has them.
-    return_indices : bool
-        False: the indices, which only the backward pass needs, are not computed; None stands for them.
+    return_taps : bool
+        False: the taps, which only the backward pass needs, are not computed; None stands for them.
 
     Returns
     -------
-    (y, indices) : ndarrays, shape (N, K, PH, PW)
-        y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. Indices are those
-        of `max_pool2d` in int32, but -1 where y is 0: there ReLU lets no gradient through. (float16 is rounded only at
-        the end.)
+    (y, taps) : ndarrays, shapes (N, K, PH, PW) and (N, K, PH, ceil(PW/4))
+        y is bitwise ``max_pool2d(relu(conv2d(x, ...)), ...)``, but 0 for a window without a pixel. (float16 is rounded
+        only at the end.) Where in its window each maximum lies is said more briefly than by the indices of
+        `max_pool2d`, which would take as much memory as y: each int32 of `taps` holds one byte for each of four windows
+        in a row, the first the lowest. It is the place in the window, row by row, or 255 where y is 0: there ReLU lets
+        no gradient through.
 
     Raises
     ------
     TypeError, ValueError
-        As `conv2d` and `max_pool2d`.
+        As `conv2d` and `max_pool2d`; also if a window has more than 254 pixels.
     """
     op = "conv2d_relu_max_pool2d"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
@@ -107,15 +107,13 @@ def conv2d_relu_max_pool2d(
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
     bias = as_bias(op, bias, x.dtype)
-    y, indices = _core.conv2d_relu_max_pool2d(
-        x, weight, bias, *geometry, *windows, bool(ceil_mode), bool(return_indices)
-    )
-    return finish(y, dtype), indices
+    y, taps = _core.conv2d_relu_max_pool2d(x, weight, bias, *geometry, *windows, bool(ceil_mode), bool(return_taps))
+    return finish(y, dtype), taps
 
 
 def conv2d_relu_max_pool2d_backward(
     dy: ArrayLike,
-    indices: ArrayLike,
+    taps: ArrayLike,
     x: ArrayLike,
     weight: ArrayLike,
     stride: IntOrPair = 1,
@@ -134,8 +132,10 @@ def conv2d_relu_max_pool2d_backward(
 
     Parameters
     ----------
-    dy, indices : array_like, shape (N, K, PH, PW)
-        The gradient of the pooled result, and the indices that came with it.
+    dy : array_like, shape (N, K, PH, PW)
+        The gradient of the pooled result.
+    taps : array_like of int32, shape (N, K, PH, ceil(PW/4))
+        What came with that result.
     x, weight, stride, padding, dilation, groups, kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode
         As given to `conv2d_relu_max_pool2d`.
     needs : (bool, bool, bool)
@@ -150,17 +150,26 @@ def conv2d_relu_max_pool2d_backward(
     Raises
     ------
     TypeError, ValueError
-        As `conv2d_relu_max_pool2d`; also if dy or indices do not have the shape of its result.  An index that no pixel
-        of the convolution has is refused, or no gradient goes there.
+        As `conv2d_relu_max_pool2d`; also if dy or taps do not have the shapes of its results, or taps are not int32.
+        No gradient goes to a tap that the windows do not have.
     """
     op = "conv2d_relu_max_pool2d_backward"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     require_axes(op, "x", x, "(N, C, H, W)", 4)
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
-    dy, indices = as_dtype(op, "dy", dy, x.dtype), as_indices(op, np.asarray(indices), I32)
+    dy, taps = as_dtype(op, "dy", dy, x.dtype), np.asarray(taps)
+    if taps.dtype != np.int32:
+        raise TypeError(f"{op}: taps are {taps.dtype}; needed are the int32 taps of conv2d_relu_max_pool2d")
     dx, dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
-        dy, indices, x, weight, *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
+        dy,
+        np.require(taps, requirements=["C", "A"]),
+        x,
+        weight,
+        *geometry,
+        *windows,
+        bool(ceil_mode),
+        as_needs(op, needs),
     )
     return (
         None if dx is None else finish(dx, dtype),

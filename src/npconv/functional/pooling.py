@@ -10,8 +10,6 @@ from numpy.typing import ArrayLike
 
 from npconv import _core
 from npconv.functional._gate import (
-    I32,
-    I64,
     Array,
     IntOrPair,
     as_float,
@@ -95,7 +93,7 @@ def max_pool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequence
     """
     op = "max_pool2d_backward"
     (dy,), dtype = promote(op, ("dy",), dy)
-    indices = as_indices(op, np.asarray(indices), I64, I32)
+    indices = as_indices(op, np.asarray(indices))
     if indices.shape != dy.shape:
         raise ValueError(f"{op}: indices have shape {indices.shape}, dy has {dy.shape}; needed is the same shape")
     dy, single, size = _gradient_of_pooling(op, dy, input_shape)
@@ -138,7 +136,7 @@ def max_unpool2d(
     """
     op = "max_unpool2d"
     (x,), dtype = promote(op, ("x",), x)
-    indices = as_indices(op, np.asarray(indices), I64)
+    indices = as_indices(op, np.asarray(indices))
     if indices.shape != x.shape:
         raise ValueError(f"{op}: indices have shape {indices.shape}, x has {x.shape}; needed is the same shape")
     x, single = as_images(op, "x", x)
@@ -183,7 +181,7 @@ def max_unpool2d_backward(dy: ArrayLike, indices: ArrayLike, input_shape: Sequen
     """
     op = "max_unpool2d_backward"
     (dy,), dtype = promote(op, ("dy",), dy)
-    indices = as_indices(op, np.asarray(indices), I64)
+    indices = as_indices(op, np.asarray(indices))
     shape = as_shape(op, "input_shape", input_shape, 3, 4)
     if indices.shape != shape:
         raise ValueError(f"{op}: indices have shape {indices.shape}; needed is input_shape, {shape}")

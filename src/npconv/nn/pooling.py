@@ -49,6 +49,7 @@ class MaxPool2d(Module):
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
         self.x: Array | None = None
         self.indices: Array | None = None
+        self.taps: Array | None = None  # in place of them, where it ran as one with a convolution
         self.input_shape: Shape = ()
 
     @property

@@ -16,7 +16,9 @@ void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* wei
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
     for (; rows >= R; rows -= R, x += R * ld_x, y += R * ld_y) {
-        for (index_t j = 0; j < n; j += lanes) {
+        for (index_t next = 0; next < n; next += lanes) {
+            // The last vector overlaps the one before it: the same sums again are cheaper than a part of a vector.
+            const index_t j = next + lanes <= n || n < lanes ? next : n - lanes;
             Vector sum[R];
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) sum[r] = S::broadcast(bias);

@@ -140,9 +140,22 @@ void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
 
 template <class T, int Bytes>
 void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y, index_t ld_y) {
+    constexpr int lanes = Simd<T, Bytes>::lanes, vectors = 4;  // at a time: most ranges are short
     for (index_t i = 0; i < rows; ++i, y += ld_y) {
         const T* const first = x + begin[i] * width;
-        for_pieces<Simd<T, Bytes>::lanes>(0, width, [&](index_t j, auto piece) {
+        index_t done = 0;
+        for (; width - done >= vectors * lanes; done += vectors * lanes) {
+            using S = Simd<T, Bytes>;
+            typename S::Vector sum[vectors] = {};
+            const T* from = first + done;
+            for (index_t r = begin[i]; r < end[i]; ++r, from += width) {
+                NPCONV_UNROLL
+                for (int v = 0; v < vectors; ++v) sum[v] += S::load(from + v * lanes);
+            }
+            NPCONV_UNROLL
+            for (int v = 0; v < vectors; ++v) S::store(y + done + v * lanes, sum[v]);
+        }
+        for_pieces<lanes>(done, width, [&](index_t j, auto piece) {
             using S = SimdOf<T, decltype(piece)::lanes>;
             typename S::Vector sum = {};
             const T* from = first + j;

@@ -39,9 +39,10 @@ void pool_rows(int count, const T* x, const index_t* offset, const std::int32_t*
     for (index_t row = 0; row < rows; ++row, x += ld_x, y += n, base += base_step) {
         for (index_t j = 0; j < n; j += lanes) {
             const bool whole = y_end - (y + j) >= lanes;
+            const T* const pixels = x + Stride * j;
             const auto pixels_of = [&](int t) {
-                const T* const pixels = x + offset[t] + Stride * j;
-                return Stride == 1 ? S::load(pixels) : S::even(S::load(pixels), S::load(pixels + lanes));
+                const T* const from = pixels + offset[t];
+                return Stride == 1 ? S::load(from) : S::even(S::load(from), S::load(from + lanes));
             };
             // Which pixel it is only matters if some tap is more than minus infinity.
             Vector best = Located ? S::broadcast(-static_cast<T>(__builtin_inff())) : pixels_of(0);
@@ -51,13 +52,23 @@ void pool_rows(int count, const T* x, const index_t* offset, const std::int32_t*
                 __builtin_memcpy(&start, first + j, sizeof start);
                 where = __builtin_convertvector(start, IntVector);
             }
-            for (int t = Located ? 0 : 1; t < count; ++t) {
-                const Vector v = pixels_of(t);
-                // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over,
-                // so the last one stays.
+            // Taps come in row-major order. "Strictly greater" keeps the first of equals; a NaN always takes over, so
+            // the last one stays.
+            const auto meet = [&](int t, const Vector& v) {
                 const IntVector take = (v > best) | (v != v);
                 best = take ? v : best;
                 if constexpr (Located) where = take ? IntVector{} + static_cast<Int>(Relu ? t : code[t]) : where;
+            };
+            for (int t = Located ? 0 : 1; t < count; ++t) {
+                if constexpr (Stride == 2 && !Located) {
+                    if (t + 1 < count && offset[t + 1] == offset[t] + 1) {  // each has half of the same pixels
+                        const Vector lower = S::load(pixels + offset[t]), upper = S::load(pixels + offset[t] + lanes);
+                        meet(t, S::even(lower, upper));
+                        meet(++t, S::odd(lower, upper));
+                        continue;
+                    }
+                }
+                meet(t, pixels_of(t));
             }
             if constexpr (Relu) {
                 const IntVector cut = best <= 0;

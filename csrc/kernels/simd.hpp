@@ -64,6 +64,10 @@ struct Simd {
     static inline Vector even(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return 2 * i; });
     }
+    /// Elements 1, 3, 5, ...
+    static inline Vector odd(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return 2 * i + 1; });
+    }
     /// a0, b0, a1, b1, ... of the lower, or of the upper, halves of a and b.
     static inline Vector interleave_lower(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return i / 2 + i % 2 * lanes; });

@@ -60,7 +60,7 @@ void pool_rows(int count, const T* x, const index_t* offset, const std::int32_t*
                 if constexpr (Located) where = take ? IntVector{} + static_cast<Int>(Relu ? t : code[t]) : where;
             };
             for (int t = Located ? 0 : 1; t < count; ++t) {
-                if constexpr (Stride == 2 && !Located) {
+                if constexpr (Stride == 2 && !Located && Bytes == 64) {     // narrower ones are quicker one by one
                     if (t + 1 < count && offset[t + 1] == offset[t] + 1) {  // each has half of the same pixels
                         const Vector lower = S::load(pixels + offset[t]), upper = S::load(pixels + offset[t] + lanes);
                         meet(t, S::even(lower, upper));

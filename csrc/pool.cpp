@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dispatch.hpp"
+#include "elementwise.hpp"
 #include "parallel.hpp"
 #include "slab.hpp"
 #include "workspace.hpp"
@@ -203,9 +204,8 @@ void relu_max_pool2d_forward(const PoolShape& s, const T* x, index_t pitch, T* y
 
 template <class T>
 void cut_maxima(const PoolShape& s, T* y, const index_t* indices, TapWord* taps) {
-    const index_t windows = s.n * s.c * s.oh * s.ow;
     if (!taps) {
-        kernels_of<T>().relu_forward(y, y, windows);
+        relu_forward(s.n * s.c * s.oh * s.ow, y, y);
         return;
     }
     const std::vector<index_t> offsets = window_offsets(s, s.w, 1);
@@ -213,16 +213,21 @@ void cut_maxima(const PoolShape& s, T* y, const index_t* indices, TapWord* taps)
     for (std::size_t t = 0; t < offsets.size(); ++t) {
         tap_at[static_cast<std::size_t>(offsets[t])] = static_cast<std::uint8_t>(t);
     }
-    auto* tap = reinterpret_cast<std::uint8_t*>(taps);
-    for (index_t row = 0; row < s.n * s.c * s.oh; ++row, tap += words_of(s.ow) * windows_per_word) {
-        index_t start = (row % s.oh * s.stride.h - s.pad.h) * s.w - s.pad.w;
-        for (index_t w = 0; w < s.ow; ++w, ++y, ++indices, start += s.stride.w) {
-            const bool cut = *y <= 0;
-            tap[w] = cut ? no_tap : tap_at[static_cast<std::size_t>(*indices - start)];
-            *y = cut ? T(0) : *y;
+    const index_t taps_of_row = words_of(s.ow) * windows_per_word;
+    parallel_for_range(s.n * s.c * s.oh, static_cast<double>(2 * s.ow) * element_ns, [&](index_t begin, index_t end) {
+        auto* tap = reinterpret_cast<std::uint8_t*>(taps) + begin * taps_of_row;
+        for (index_t row = begin; row < end; ++row, tap += taps_of_row) {
+            const index_t start = (row % s.oh * s.stride.h - s.pad.h) * s.w - s.pad.w;
+            for (index_t w = 0; w < s.ow; ++w) {
+                T& maximum = y[row * s.ow + w];
+                const bool cut = maximum <= 0;
+                const index_t place = indices[row * s.ow + w] - (start + w * s.stride.w);
+                tap[w] = cut ? no_tap : tap_at[static_cast<std::size_t>(place)];
+                maximum = cut ? T(0) : maximum;
+            }
+            std::fill(tap + s.ow, tap + taps_of_row, std::uint8_t(0));
         }
-        std::fill(tap + s.ow, tap + words_of(s.ow) * windows_per_word, std::uint8_t(0));
-    }
+    });
 }
 
 template <class T>

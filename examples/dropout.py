@@ -3,7 +3,7 @@
 A convolutional network of 582 thousand weights learns 300 digits by heart: it reads all of them right, but of new ones
 one in six wrong, and it is sure of itself all the same.  That gap is called overfitting.  Dropout switches off a
 random half of the pixels, maps and neurons in each step of the training, so that none can rely on another: the gap in
-accuracy becomes smaller by a quarter, that in the loss by half.
+accuracy becomes smaller by a fifth, that in the loss by half.
 
     python examples/dropout.py            # about a minute
     python examples/dropout.py --quick    # a first impression

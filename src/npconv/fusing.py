@@ -119,7 +119,7 @@ class ConvolutionReluPooling:
         y, pool.taps = F.conv2d_relu_max_pool2d(
             x, *conv.weights, *conv.geometry, **self._options(), return_taps=training
         )
-        conv.x, self.relu.y = x, y
+        conv.x, self.relu.y, pool.indices = x, y, None
         return y
 
     def backward(self, dout: Array) -> Array | None:

@@ -426,7 +426,7 @@ class Pooling:
 
     def forward(self, x: Array) -> Any:
         """Return the maxima of the windows of `x` (N, C, H, W), shape (N, C, OH, OW)."""
-        self.input_shape = np.shape(x)
+        self.input_shape, self.taps = np.shape(x), None
         y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
         return (y, self.indices) if self.return_indices else y
 

@@ -28,9 +28,11 @@ class MaxPool2d(Module):
     Attributes
     ----------
     indices : ndarray of int, or None
-        Where the last `forward` found each maximum, flat in its H*W plane.  -1 where no gradient passes, in a
-        `Sequential` that runs this layer together with a convolution and ReLU.  None after `forward` in eval mode: only
+        Where the last `forward` found each maximum, flat in its H*W plane.  None after `forward` in eval mode: only
         `backward` needs them, and computes them then.
+    taps : ndarray of int, or None
+        In place of them, in a `Sequential` that runs this layer together with a convolution and ReLU: see
+        `npconv.functional.conv2d_relu_max_pool2d`.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class MaxPool2d(Module):
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
         self.x: Array | None = None
         self.indices: Array | None = None
-        self.taps: Array | None = None  # in place of them, where it ran as one with a convolution
+        self.taps: Array | None = None
         self.input_shape: Shape = ()
 
     @property
@@ -59,7 +61,7 @@ class MaxPool2d(Module):
 
     def forward(self, x: Array) -> Any:
         """Return the maxima of `x`, (N, C, H, W) or (C, H, W); with `return_indices`, (y, indices)."""
-        self.x, self.input_shape = x, np.shape(x)
+        self.x, self.input_shape, self.taps = x, np.shape(x), None
         if self.training or self.return_indices:
             y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
         else:

@@ -161,15 +161,9 @@ def conv2d_relu_max_pool2d_backward(
     dy, taps = as_dtype(op, "dy", dy, x.dtype), np.asarray(taps)
     if taps.dtype != np.int32:
         raise TypeError(f"{op}: taps are {taps.dtype}; needed are the int32 taps of conv2d_relu_max_pool2d")
+    taps = np.require(taps, requirements=["C", "A"])
     dx, dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
-        dy,
-        np.require(taps, requirements=["C", "A"]),
-        x,
-        weight,
-        *geometry,
-        *windows,
-        bool(ceil_mode),
-        as_needs(op, needs),
+        dy, taps, x, weight, *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
     )
     return (
         None if dx is None else finish(dx, dtype),

@@ -1,6 +1,7 @@
 #include "avg_pool.hpp"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -60,7 +61,7 @@ void forward_plane(const Averages<T>& averages, const T* x, T* buffer, index_t l
     const auto average = kernel.average_windows[averages.stride_index()];
     for (index_t row = 0; row < v.out; row += block_rows, y += block_rows * h.out) {
         const index_t rows = std::min(block_rows, v.out - row);
-        kernel.sum_rows(rows, x, h.in, v.begin.data() + row, v.end.data() + row, buffer + h.pad, ld);
+        kernel.sum_rows(rows, x, h.in, v.begin.data() + row, v.end.data() + row, nullptr, buffer + h.pad, ld);
         if (averages.tiles_rows()) {
             average(rows * h.out, h.kernel, h.stride, buffer, nullptr, averages.divisor, y);
             continue;
@@ -119,11 +120,6 @@ void sum_windows_of_planes(index_t planes, const T* from, index_t height, index_
                            const std::vector<T>& before, const std::vector<T>& after, T* to) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const index_t lanes = kernel.lanes, plane = height * width, results = v.size() * h.size();
-    const auto divide = [lanes](T* pixels, index_t count, const T* divisors) {
-        for (index_t i = 0; i < count; ++i, pixels += lanes) {
-            for (index_t l = 0; l < lanes; ++l) pixels[l] /= divisors[i];
-        }
-    };
     // A block: the result's rows [row, row + rows), of rows [top, bottom) of the planes.
     const index_t block_rows =
         std::clamp<index_t>(block_elements * v.size() / std::max<index_t>(plane * lanes, 1), 1, v.size());
@@ -131,6 +127,8 @@ void sum_windows_of_planes(index_t planes, const T* from, index_t height, index_
     for (index_t row = 0; row < v.size(); row += block_rows) {
         most_rows = std::max(most_rows, v.end[std::min(row + block_rows, v.size()) - 1] - v.begin[row]);
     }
+    std::vector<index_t> counting(static_cast<std::size_t>(before.empty() ? 0 : most_rows * width + 1));
+    std::iota(counting.begin(), counting.end(), 0);
     Scratch<T> pixels(most_rows * width * lanes), sums(width * lanes), result(block_rows * h.size() * lanes);
     for (index_t first = 0; first < planes; first += lanes, from += lanes * plane, to += lanes * results) {
         const index_t count = std::min(lanes, planes - first);
@@ -138,14 +136,17 @@ void sum_windows_of_planes(index_t planes, const T* from, index_t height, index_
             const index_t rows = std::min(block_rows, v.size() - row), top = v.begin[row];
             const index_t elements = (v.end[row + rows - 1] - top) * width, sum_count = rows * h.size();
             kernel.pack_transposed(from + top * width, plane, count, elements, pixels.data(), lanes, lanes);
-            if (!before.empty()) divide(pixels.data(), elements, before.data() + top * width);
+            if (!before.empty()) {  // sums of single pixels
+                kernel.sum_rows(elements, pixels.data(), lanes, counting.data(), counting.data() + 1,
+                                before.data() + top * width, pixels.data(), lanes);
+            }
             for (index_t i = 0; i < rows; ++i) {
                 const index_t begin = v.begin[row + i] - top, end = v.end[row + i] - top;
-                kernel.sum_rows(1, pixels.data(), width * lanes, &begin, &end, sums.data(), 0);
+                kernel.sum_rows(1, pixels.data(), width * lanes, &begin, &end, nullptr, sums.data(), 0);
                 kernel.sum_rows(h.size(), sums.data(), lanes, h.begin.data(), h.end.data(),
+                                after.empty() ? nullptr : after.data() + (row + i) * h.size(),
                                 result.data() + i * h.size() * lanes, lanes);
             }
-            if (!after.empty()) divide(result.data(), sum_count, after.data() + row * h.size());
             kernel.pack_transposed(result.data(), lanes, sum_count, count, to + row * h.size(), results, sum_count);
         }
     }
@@ -277,7 +278,7 @@ void avg_pool2d_backward(const AverageShape& shape, const T* dy, T* dx) {
             const T* const from = weighted(averages, dy + p * out_plane, weighted_dy.data());
             for (index_t row = 0; row < v.in; row += block_rows) {
                 const index_t count = std::min(block_rows, v.in - row);
-                kernel.sum_rows(count, from, h.out, rows.begin.data() + row, rows.end.data() + row,
+                kernel.sum_rows(count, from, h.out, rows.begin.data() + row, rows.end.data() + row, nullptr,
                                 buffer.data() + before, ld);
                 if (tiles && v.stride <= 2) {
                     spread(count * h.in, h.kernel, h.stride, buffer.data(), averages.divisor, to);

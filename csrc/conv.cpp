@@ -169,7 +169,7 @@ void correlate_gemm(const Correlation<T>& c) {
                     } else {
                         gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr,
                                   nullptr, false, false);
-                        kernel.store_columns(tile_buffer, tile_rows, to, panel.results, c.h.step, bias, k > 0, relu,
+                        kernel.store_columns(tile_buffer, nr, tile_rows, to, panel.results, c.h.step, bias, k > 0, relu,
                                              out, out_plane);
                     }
                 }

@@ -12,51 +12,53 @@ namespace {
 
 constexpr index_t plane_elements = 1 << 13;  // of a slab, for each channel: it stays in the L1 cache
 
-/// Where in a slab the pixels of every (channel, tap) lie.
-std::vector<index_t> slab_offsets(const SlabLayout& layout, const Axis& v, const Axis& h, index_t channels) {
-    std::vector<index_t> offsets;
-    for (index_t c = 0; c < channels; ++c) {
-        for (const Tap& tv : v.taps) {
-            for (const Tap& th : h.taps) offsets.push_back(c * layout.channel_stride() + layout.tap_offset(tv, th));
+/// The taps of all channels, in runs of such that lie one below the other in a slab.
+struct Runs {
+    index_t length = 1;             // taps of a run
+    std::vector<index_t> offsets;   // where in a slab the pixels of a run's first tap lie
+    std::vector<index_t> elements;  // tap by tap: which of a filter's weights it is
+
+    Runs(const SlabLayout& layout, const Axis& v, const Axis& h, index_t channels, index_t weight_c, index_t kw) {
+        std::vector<Tap> column = v.taps;
+        std::sort(column.begin(), column.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
+        const auto taps = static_cast<index_t>(column.size());
+        const auto apart = [&](const Tap& a, const Tap& b) {
+            return layout.tap_offset(b, h.taps[0]) - layout.tap_offset(a, h.taps[0]) != layout.width();
+        };
+        const bool gaps = std::adjacent_find(column.begin(), column.end(), apart) != column.end();
+        if (!gaps && taps <= longest_run) length = taps;
+        for (index_t channel = 0; channel < channels; ++channel) {
+            for (const Tap& th : h.taps) {
+                for (index_t t = 0; t < taps; ++t) {
+                    const Tap& tv = column[static_cast<std::size_t>(t)];
+                    elements.push_back(channel * weight_c + tv.index * kw + th.index);
+                    if (t % length > 0) continue;
+                    offsets.push_back(channel * layout.channel_stride() + layout.tap_offset(tv, th));
+                }
+            }
         }
     }
-    return offsets;
-}
+    index_t count() const { return static_cast<index_t>(offsets.size()); }
+};
 
 /// One phase, and what is the same for all its blocks.
 template <class T>
 struct Phase {
     const Correlation<T>& c;
     SlabLayout layout;
-    index_t run_length = 1;        // taps that lie one below the other in the slab
-    std::vector<index_t> offsets;  // of the first tap of each run
-    std::vector<T> weights;        // run by run, for every output channel
+    Runs runs;
+    std::vector<T> weights;  // in the order of the runs, for every output channel
 
     Phase(const Correlation<T>& correlation, index_t block_rows)
-        : c(correlation), layout(c.v, c.h, block_rows, c.h.out) {
-        std::vector<Tap> column = c.v.taps;
-        std::sort(column.begin(), column.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
-        const auto taps = static_cast<index_t>(column.size());
-        const auto apart = [&](const Tap& a, const Tap& b) {
-            return layout.tap_offset(b, c.h.taps[0]) - layout.tap_offset(a, c.h.taps[0]) != layout.width();
-        };
-        const bool gaps = std::adjacent_find(column.begin(), column.end(), apart) != column.end();
-        if (!gaps && taps <= longest_run) run_length = taps;
+        : c(correlation),
+          layout(c.v, c.h, block_rows, c.h.out),
+          runs(layout, c.v, c.h, c.in_channels, c.weight_c, c.kw) {
+        weights.reserve(static_cast<std::size_t>(c.groups * c.out_channels * c.reduction()));
         for (index_t i = 0; i < c.groups * c.out_channels; ++i) {
             const T* const filter = c.weight + i / c.out_channels * c.weight_group + i % c.out_channels * c.weight_m;
-            for (index_t channel = 0; channel < c.in_channels; ++channel) {
-                for (const Tap& h : c.h.taps) {
-                    for (index_t t = 0; t < taps; ++t) {
-                        const Tap& v = column[static_cast<std::size_t>(t)];
-                        weights.push_back(filter[channel * c.weight_c + v.index * c.kw + h.index]);
-                        if (i > 0 || t % run_length > 0) continue;
-                        offsets.push_back(channel * layout.channel_stride() + layout.tap_offset(v, h));
-                    }
-                }
-            }
+            for (const index_t element : runs.elements) weights.push_back(filter[element]);
         }
     }
-    index_t runs() const { return static_cast<index_t>(offsets.size()); }
 
     /// Rows [row, row + rows) of the results of one image and group. The slab is read once for each tap and output
     /// channel; the sums of several rows are in registers at a time.
@@ -64,21 +66,23 @@ struct Phase {
              T* buffer) const {
         const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w, first = image * c.v.out + row;
         const Block block{first, first + rows, 0, c.h.out};
-        cut_into_strips(block, c.v.out, strips);
-        layout.place(strips);
+        strips.assign(1, {image, row, rows, 0});
         layout.fill(block, strips, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane,
                     c.in_channels, T(0), slab);
+        const TypedKernels<T>& kernel = kernels_of<T>();
         const bool direct = c.h.step == 1;
         for (index_t m = 0; m < c.out_channels; ++m) {
             const index_t channel = group * c.out_channels + m;
-            T* to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
-                    (c.v.first + row * c.v.step) * c.out_w + c.h.first;
-            kernels_of<T>().weighted_rows[run_length](
-                runs(), slab, offsets.data(), weights.data() + channel * runs() * run_length,
-                c.bias ? c.bias[channel] : T(0), c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,
-                direct ? c.v.step * c.out_w : c.h.out);
-            for (index_t y = 0; !direct && y < rows; ++y, to += c.v.step * c.out_w) {
-                for (index_t x = 0; x < c.h.out; ++x) to[x * c.h.step] = buffer[y * c.h.out + x];
+            T* const to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
+                          (c.v.first + row * c.v.step) * c.out_w + c.h.first;
+            kernel.weighted_rows[runs.length](runs.count(), slab, runs.offsets.data(),
+                                              weights.data() + channel * c.reduction(), c.bias ? c.bias[channel] : T(0),
+                                              c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,
+                                              direct ? c.v.step * c.out_w : c.h.out);
+            const Segment whole{0, 0, static_cast<int>(c.h.out)};
+            if (!direct) {
+                kernel.store_columns(buffer, c.h.out, rows, &whole, 1, c.h.step, nullptr, false, false, to,
+                                     c.v.step * c.out_w);
             }
         }
     }
@@ -99,10 +103,12 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
     std::vector<Phase<T>> parts;
     parts.reserve(phases.size());
     index_t slab_size = 0, buffer_size = 0;
+    bool short_rows = false;  // than a vector
     double block_ns = thread_ns / 16;
     for (const Correlation<T>& c : phases) {
         parts.emplace_back(c, block_rows);
         slab_size = std::max(slab_size, parts.back().layout.size(in_channels));
+        short_rows = short_rows || c.h.out < kernels_of<T>().lanes;
         if (c.h.step > 1) buffer_size = std::max(buffer_size, block_rows * c.h.out);
         block_ns += static_cast<double>(block_rows * c.h.out * c.out_channels * c.reduction()) * 2 * fma_ns;
     }
@@ -110,6 +116,7 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
     const index_t grain = static_cast<index_t>(4 * thread_ns / block_ns) + 1;  // blocks that share their scratch
     parallel_for(ceil_div(all, grain), static_cast<double>(grain) * block_ns, [&](index_t task) {
         Scratch<T> slab(slab_size + 2 * kernels_of<T>().lanes), buffer(buffer_size);
+        if (short_rows) slab.clear();  // lanes behind the last row are computed, too
         std::vector<Strip> strips;
         for (index_t i = task * grain; i < std::min((task + 1) * grain, all); ++i) {
             const index_t row = i % blocks * block_rows;
@@ -132,8 +139,8 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
     const Axis h = forward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left);
     const index_t block_rows = std::min(rows_within(v, h, s.ow, plane_elements), s.oh);
     const SlabLayout layout(v, h, block_rows, s.ow);
-    const std::vector<index_t> offsets = slab_offsets(layout, v, h, s.cg());
-    const auto count = static_cast<index_t>(offsets.size());
+    const Runs runs(layout, v, h, s.cg(), s.kh * s.kw, s.kw);
+    const index_t count = s.cg() * s.kh * s.kw;
     const index_t row = s.kg() * (count + 1);  // the gradients of a group: of the weights and of the bias
     const index_t parts = std::clamp<index_t>(64 / s.groups, 1, std::max<index_t>(s.n, 1));
     Scratch<T> partials(s.groups * parts * row);
@@ -153,14 +160,13 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
             for (index_t top = 0; top < s.oh; top += block_rows) {
                 const index_t rows = std::min(block_rows, s.oh - top), first = image * s.oh + top;
                 const Block block{first, first + rows, 0, s.ow};
-                cut_into_strips(block, s.oh, strips);
-                layout.place(strips);
+                strips.assign(1, {image, top, rows, 0});
                 layout.fill(block, strips, x + group * s.cg() * s.h * s.w, s.c * s.h * s.w, s.cg(), T(0), slab.data());
                 const T* from[most_filters];
                 for (index_t k = 0; k < s.kg(); ++k) from[k] = planes[k] + top * s.ow;
-                if (dweight) {
-                    kernel.products_of_rows(s.kg(), count, slab.data(), offsets.data(), rows, layout.width(), s.ow,
-                                            from, s.ow, sums, count + 1);
+                for (index_t k = 0; dweight && k < s.kg(); ++k) {
+                    kernel.products_of_runs[runs.length](runs.count(), slab.data(), runs.offsets.data(), from[k], s.ow,
+                                                         rows, layout.width(), s.ow, sums + k * (count + 1));
                 }
                 for (index_t k = 0; dbias && k < s.kg(); ++k) {
                     sums[k * (count + 1) + count] += static_cast<T>(kernel.sum(from[k], rows * s.ow));
@@ -175,7 +181,9 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
         }
         for (index_t k = 0; k < s.kg(); ++k) {
             const T* const from = total + k * (count + 1);
-            if (dweight) std::copy(from, from + count, dweight + (group * s.kg() + k) * count);
+            for (index_t i = 0; dweight && i < count; ++i) {
+                dweight[(group * s.kg() + k) * count + runs.elements[static_cast<std::size_t>(i)]] = from[i];
+            }
             if (dbias) dbias[group * s.kg() + k] = from[count];
         }
     }

@@ -113,15 +113,14 @@ void store_pixels(const Correlation<T>& c, const Strip& strip, index_t col, inde
     const bool whole = c.h.step == 1 && c.v.step == 1 && width == c.out_w;
     const index_t rows = whole ? strip.rows : 1;  // at a time
     Scratch<T> buffer(c.h.step == 1 ? 0 : width * kernel.nr);
+    const Segment row{0, 0, static_cast<int>(width)};
     for (index_t y = 0; y < strip.rows; y += rows, pixels += rows * width * kernel.nr, to += c.v.step * c.out_w) {
         if (c.h.step == 1) {
             kernel.pack_transposed(pixels, kernel.nr, rows * width, count, to, plane, rows * width);
             continue;
         }
         kernel.pack_transposed(pixels, kernel.nr, width, count, buffer.data(), width, width);
-        for (index_t k = 0; k < count; ++k) {
-            for (index_t x = 0; x < width; ++x) to[k * plane + x * c.h.step] = buffer[k * width + x];
-        }
+        kernel.store_columns(buffer.data(), width, count, &row, 1, c.h.step, nullptr, false, false, to, plane);
     }
 }
 

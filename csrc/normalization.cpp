@@ -181,7 +181,7 @@ void response_divisors(const ChannelShape& s, const ResponseNorm& norm, const Ne
     for (index_t c = 0; c < s.c; ++c) {
         for (index_t i = 0; i < width; ++i) squares[c * width + i] = x[c * s.plane + i] * x[c * s.plane + i];
     }
-    kernels_of<T>().sum_rows(s.c, squares, width, seen.begin.data(), seen.end.data(), d, width);
+    kernels_of<T>().sum_rows(s.c, squares, width, seen.begin.data(), seen.end.data(), nullptr, d, width);
     const T scale = static_cast<T>(norm.alpha / static_cast<double>(norm.size)), k = static_cast<T>(norm.k);
     for (index_t i = 0; i < s.c * width; ++i) d[i] = k + scale * d[i];
 }
@@ -221,7 +221,7 @@ void local_response_norm_backward(const ChannelShape& s, const ResponseNorm& nor
             }
         }
         T* const sums = d.data();
-        kernels_of<T>().sum_rows(s.c, ratios, width, seers.begin.data(), seers.end.data(), sums, width);
+        kernels_of<T>().sum_rows(s.c, ratios, width, seers.begin.data(), seers.end.data(), nullptr, sums, width);
         for (index_t c = 0; c < s.c; ++c) {
             const index_t at = from + c * s.plane, row = c * width;
             for (index_t i = 0; i < width; ++i) {

@@ -221,6 +221,7 @@ def test_nan_and_infinity_stay_where_they_belong() -> None:
         ((2, 4, 200, 90), (8, 1, 3, 2), (1, 1, 2, 4)),
         ((2, 6, 23, 24), (9, 2, 3, 3), (3, (1, 0), 1, 3)),
         ((9, 2, 7, 7), (6, 1, 7, 7), (1, 3, 1, 2)),
+        ((2, 3, 20, 37), (3, 1, 8, 3), (1, (4, 1), 1, 3)),
     ],
 )
 def test_groups_of_few_channels(dtype: type, x_shape: tuple, weight_shape: tuple, arguments: tuple) -> None:
@@ -241,6 +242,23 @@ def test_groups_of_few_channels(dtype: type, x_shape: tuple, weight_shape: tuple
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 7, 15, 16, 17, 31, 33, 49])
+def test_depthwise_planes_of_any_height(dtype: type, width: int) -> None:
+    rng = np.random.default_rng(4)
+    weight = rng.standard_normal((2, 1, 3, 3)).astype(dtype)
+    for height in range(1, 19):
+        for stride in (1, 2):
+            arguments = (stride, 1, 1, 2)
+            x = rng.standard_normal((1, 2, height, width)).astype(dtype)
+            y = reference.conv2d(x, weight, None, *arguments)
+            dy = rng.standard_normal(y.shape).astype(dtype)
+            assert_close(npconv.conv2d(x, weight, None, *arguments), y, 9)
+            gradients = npconv.conv2d_backward(dy, x, weight, *arguments)
+            for actual, expected in zip(gradients, reference.conv2d_backward(dy, x, weight, *arguments), strict=True):
+                assert_close(actual, expected, dy.size)
 
 
 def test_an_infinity_stays_where_a_filter_sees_it() -> None:

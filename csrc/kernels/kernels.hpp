@@ -113,10 +113,10 @@ struct TypedKernels {
     void (*add_columns)(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row,
                         index_t apart);
 
-    /// The way of results: out[i*out_plane + segment.at + j*step] = base + tile[i*nr + segment.column + j] for i < rows
-    /// and each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else nothing.
-    void (*store_columns)(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
-                          bool accumulate, bool relu, T* out, index_t out_plane);
+    /// The way of results: out[i*out_plane + segment.at + j*step] = base + tile[i*ld_tile + segment.column + j] for
+    /// i < rows and each segment; base is what is there if `accumulate`, else bias[i] where there is a bias, else 0.
+    void (*store_columns)(const T* tile, index_t ld_tile, index_t rows, const Segment* segments, int count,
+                          index_t step, const T* bias, bool accumulate, bool relu, T* out, index_t out_plane);
 
     /// dst[j*ld_dst + i] = src[i*ld_src + j] for i < rows, j < columns, and 0 for rows <= i < width.
     void (*pack_transposed)(const T* src, index_t ld_src, index_t rows, index_t columns, T* dst, index_t ld_dst,
@@ -156,8 +156,13 @@ struct TypedKernels {
     void (*weighted_rows[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
                                            bool relu, index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y);
 
-    /// The way back: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] * x[offset[t] + i*ld_x +
-    /// j], for p < planes. Whole vectors are read.
+    /// The way back: sums[r*run + t] += the sum over i < rows, j < n of dy[i*ld_dy + j] * x[offset[r] + (i + t)*ld_x +
+    /// j], for r < runs and t < run. Whole vectors are read.
+    void (*products_of_runs[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* dy,
+                                              index_t ld_dy, index_t rows, index_t ld_x, index_t n, T* sums);
+
+    /// For several planes and any taps: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] *
+    /// x[offset[t] + i*ld_x + j], for p < planes. Whole vectors are read.
     void (*products_of_rows)(index_t planes, index_t count, const T* x, const index_t* offset, index_t rows,
                              index_t ld_x, index_t n, const T* const* dy, index_t ld_dy, T* sums, index_t ld_sums);
 
@@ -175,9 +180,10 @@ struct TypedKernels {
     /// y[p] = the sum of x[p*n + i] over i < n, over the divisor, for p < count.
     void (*average_runs)(index_t count, const T* x, index_t n, T divisor, T* y);
 
-    /// y[i*ld_y + j] = the sum of x[r*width + j] over begin[i] <= r < end[i], for i < rows and j < width.
-    void (*sum_rows)(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y,
-                     index_t ld_y);
+    /// y[i*ld_y + j] = the sum of x[r*width + j] over begin[i] <= r < end[i], over divisor[i] unless it is null, for
+    /// i < rows and j < width.
+    void (*sum_rows)(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end,
+                     const T* divisor, T* y, index_t ld_y);
 
     /// y[j] = (x[j*stride] + ... + x[j*stride + kernel - 1]) / (columns[j]*rows) for j < n; without columns, over rows.
     /// The index of the table is the stride, or 0 for any. Up to 2*lanes elements behind x are read.

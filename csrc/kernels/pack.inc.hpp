@@ -49,22 +49,35 @@ void add_columns(index_t kc, const T* src, const Segment* segments, int count, T
     }
 }
 
-template <class T, int Bytes, int NV>
-void store_columns(const T* tile, index_t rows, const Segment* segments, int count, index_t step, const T* bias,
-                   bool accumulate, bool relu, T* out, index_t out_plane) {
+/// The same for to[j*step].
+template <class T, int Lanes>
+inline void add_run_apart(const T* from, T base, bool accumulate, bool relu, int n, index_t step, T* to) {
+    using S = Simd<T, Lanes* static_cast<int>(sizeof(T))>;
+    // Elements 0, 2, 4, ... of two vectors; not the last, as what is behind it may belong to another thread.
+    for (; step == 2 && n > Lanes; n -= Lanes, from += Lanes, to += 2 * Lanes) {
+        const auto lower = S::load(to), upper = S::load(to + Lanes);
+        auto sum = S::load(from) + (accumulate ? S::even(lower, upper) : S::broadcast(base));
+        if (relu) sum = S::relu(sum);
+        S::store(to, S::alternate() ? S::interleave_lower(sum, sum) : lower);
+        S::store(to + Lanes, S::alternate() ? S::interleave_upper(sum, sum) : upper);
+    }
+    for (; n > 0; --n, ++from, to += step) add_run<T, 1>(from, base, accumulate, relu, 1, to);
+}
+
+template <class T, int Bytes>
+void store_columns(const T* tile, index_t ld_tile, index_t rows, const Segment* segments, int count, index_t step,
+                   const T* bias, bool accumulate, bool relu, T* out, index_t out_plane) {
     constexpr int lanes = Simd<T, Bytes>::lanes;
-    for (index_t i = 0; i < rows; ++i, tile += NV * lanes, out += out_plane) {
+    for (index_t i = 0; i < rows; ++i, tile += ld_tile, out += out_plane) {
         const T base = bias ? bias[i] : T(0);
         for (int s = 0; s < count; ++s) {
             const T* const from = tile + segments[s].column;
+            const int n = segments[s].length;
             T* const to = out + segments[s].at;
             if (step == 1) {
-                add_run<T, lanes>(from, base, accumulate, relu, segments[s].length, to);
+                add_run<T, lanes>(from, base, accumulate, relu, n, to);
             } else {
-                for (int j = 0; j < segments[s].length; ++j) {
-                    const T sum = from[j] + (accumulate ? to[j * step] : base);
-                    to[j * step] = relu && sum <= 0 ? 0 : sum;
-                }
+                add_run_apart<T, lanes>(from, base, accumulate, relu, n, step, to);
             }
         }
     }
@@ -149,31 +162,48 @@ void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns
     }
 }
 
-template <class T, int Bytes>
-void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, index_t left,
-               T pad, T* dst, index_t ld_dst) {
+/// A vector of every Stride-th element: 1, 2 or 4.
+template <class S, int Stride, class T>
+inline typename S::Vector every(const T* from) {
+    if constexpr (Stride == 1) {
+        return S::load(from);
+    } else {
+        return S::even(every<S, Stride / 2>(from), every<S, Stride / 2>(from + S::lanes * Stride / 2));
+    }
+}
+
+/// `Stride` is the stride, or 0 for any.
+template <class T, int Bytes, int Stride>
+void copy_rows_of_stride(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n,
+                         index_t left, T pad, T* dst, index_t ld_dst) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
     const auto padding = S::broadcast(pad);
-    // Whole vectors: what is written behind its end, the next piece of a row or the next row writes again.
+    for (index_t x = 0; x < left; x += lanes) S::store(dst + x, padding);
+    // Whole vectors: what is written behind the end of a piece, the next piece writes again.
     for (index_t y = 0; y < rows; ++y, src += ld_src, dst += ld_dst) {
-        for (index_t x = 0; x < left; x += lanes) S::store(dst + x, padding);
-        for (index_t x = 0; x < n; x += lanes) {
-            const T* const from = src + x * stride;
-            T* const to = dst + left + x;
-            if (stride == 1) {
-                S::store(to, src_end - from >= lanes ? S::load(from) : S::load_part(from, n - x));
-            } else if (stride == 2 && src_end - from >= 2 * lanes) {
-                S::store(to, S::even(S::load(from), S::load(from + lanes)));
-            } else if (stride == 4 && src_end - from >= 4 * lanes) {
-                S::store(to, S::even(S::even(S::load(from), S::load(from + lanes)),
-                                     S::even(S::load(from + 2 * lanes), S::load(from + 3 * lanes))));
-            } else {
-                for (index_t i = 0; i < lanes && x + i < n; ++i) to[i] = from[i * stride];
+        index_t x = 0;
+        if constexpr (Stride > 0) {
+            for (; x < n && src_end - src >= (x + lanes) * Stride; x += lanes) {
+                S::store(dst + left + x, every<S, Stride>(src + x * Stride));
             }
         }
-        for (index_t x = left + n; x < ld_dst; x += lanes) S::store(dst + x, padding);
+        for (; x < n; ++x) dst[left + x] = src[x * stride];
+        // The padding behind a row and that before the next one.
+        const index_t end = y + 1 < rows ? ld_dst + left : ld_dst;
+        for (x = left + n; x < end; x += lanes) S::store(dst + x, padding);
     }
+}
+
+template <class T, int Bytes>
+void copy_rows(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n, index_t left,
+               T pad, T* dst, index_t ld_dst) {
+    if (rows == 0) return;
+    const auto copy = stride == 1   ? copy_rows_of_stride<T, Bytes, 1>
+                      : stride == 2 ? copy_rows_of_stride<T, Bytes, 2>
+                      : stride == 4 ? copy_rows_of_stride<T, Bytes, 4>
+                                    : copy_rows_of_stride<T, Bytes, 0>;
+    copy(src, src_end, ld_src, stride, rows, n, left, pad, dst, ld_dst);
 }
 
 }  // namespace

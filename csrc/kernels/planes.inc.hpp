@@ -7,49 +7,108 @@
 namespace npconv {
 namespace {
 
-/// Rows in blocks of R, what is left of them in blocks of half as many, and so on. A pixel is loaded once for all the
-/// taps of a run, which meet it on behalf of one row after the other.
+/// Rows [row, rows): in blocks of R, what is left of them in blocks of half as many, and so on. A block, and the last
+/// vector of a row, may overlap the one before: the same sums again are cheaper than parts of them. A pixel is loaded
+/// once for all the taps of a run, which meet it on behalf of one row after the other.
 template <class T, int Bytes, int Run, int R>
-void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, bool relu, index_t rows,
-                   index_t ld_x, index_t n, T* y, index_t ld_y) {
+void weighted_rows_from(index_t row, index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
+                        bool relu, index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
-    for (; rows >= R; rows -= R, x += R * ld_x, y += R * ld_y) {
+    for (; rows - row >= R || (rows - row > R / 2 && rows >= R); row += R) {
+        if (rows - row < R) row = rows - R;
         for (index_t next = 0; next < n; next += lanes) {
-            // The last vector overlaps the one before it: the same sums again are cheaper than a part of a vector.
-            const index_t j = next + lanes <= n || n < lanes ? next : n - lanes;
+            const index_t j = n - next < lanes && n >= lanes ? n - lanes : next;
             Vector sum[R];
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) sum[r] = S::broadcast(bias);
-            for (index_t i = 0; i < runs; ++i) {
-                const T* const from = x + offset[i] + j;
-                Vector w[Run];
+            for (index_t k = 0; k < runs; ++k) {
+                const T* const from = x + offset[k] + row * ld_x + j;
+                Vector pixels[R + Run - 1];
                 NPCONV_UNROLL
-                for (int t = 0; t < Run; ++t) w[t] = S::broadcast(weight[i * Run + t]);
+                for (int r = 0; r < R + Run - 1; ++r) pixels[r] = S::load(from + r * ld_x);
                 NPCONV_UNROLL
-                for (int row = 0; row < R + Run - 1; ++row) {
-                    const Vector pixels = S::load(from + row * ld_x);
+                for (int t = 0; t < Run; ++t) {
+                    const Vector w = S::broadcast(weight[k * Run + t]);
                     NPCONV_UNROLL
-                    for (int t = 0; t < Run; ++t) {
-                        if (row >= t && row < t + R) sum[row - t] += w[t] * pixels;
-                    }
+                    for (int r = 0; r < R; ++r) sum[r] += w * pixels[r + t];
                 }
             }
+            T* const to = y + row * ld_y + j;
+            // Rows shorter than a vector are written beyond their ends where the next row follows at once.
+            const index_t end = ld_y == n ? (R - 1) * ld_y + n : 0;
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) {
                 if (relu) sum[r] = S::relu(sum[r]);
-                if (n - j >= lanes) {
-                    S::store(y + r * ld_y + j, sum[r]);
+                if (n >= lanes || r * ld_y + lanes <= end) {
+                    S::store(to + r * ld_y, sum[r]);
                 } else {
-                    S::store_part(y + r * ld_y + j, sum[r], n - j);
+                    S::store_part(to + r * ld_y, sum[r], n);
                 }
             }
         }
     }
     if constexpr (R > 1) {
-        weighted_rows<T, Bytes, Run, R / 2>(runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
+        weighted_rows_from<T, Bytes, Run, R / 2>(row, runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
     }
+}
+
+template <class T, int Bytes, int Run, int R>
+void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, bool relu, index_t rows,
+                   index_t ld_x, index_t n, T* y, index_t ld_y) {
+    weighted_rows_from<T, Bytes, Run, R>(0, runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
+}
+
+/// Adds to the sums of G runs what n columns of R rows at a time give, then of half as many rows, and so on.
+template <class T, int Bytes, int Run, int G, int R>
+NPCONV_INLINE void add_products(const T* x, const index_t* offset, const T* dy, index_t ld_dy, index_t rows,
+                                index_t ld_x, index_t n, typename Simd<T, Bytes>::IntVector inside,
+                                typename Simd<T, Bytes>::Vector (&sum)[G][Run]) {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    constexpr int lanes = S::lanes;
+    const auto add = [&](index_t j, auto lanes_of) {
+        Vector gradient[R];
+        NPCONV_UNROLL
+        for (int r = 0; r < R; ++r) gradient[r] = lanes_of(S::load(dy + r * ld_dy + j));
+        NPCONV_UNROLL
+        for (int g = 0; g < G; ++g) {
+            const T* const from = x + offset[g] + j;
+            Vector pixels[R + Run - 1];
+            NPCONV_UNROLL
+            for (int r = 0; r < R + Run - 1; ++r) pixels[r] = lanes_of(S::load(from + r * ld_x));
+            NPCONV_UNROLL
+            for (int r = 0; r < R; ++r) {
+                NPCONV_UNROLL
+                for (int t = 0; t < Run; ++t) sum[g][t] += gradient[r] * pixels[r + t];
+            }
+        }
+    };
+    for (; rows >= R; rows -= R, x += R * ld_x, dy += R * ld_dy) {
+        index_t j = 0;
+        for (; n - j >= lanes; j += lanes) add(j, [](Vector v) { return v; });
+        if (j < n) add(j, [inside](Vector v) { return S::masked(v, inside); });
+    }
+    if constexpr (R > 1) add_products<T, Bytes, Run, G, R / 2>(x, offset, dy, ld_dy, rows, ld_x, n, inside, sum);
+}
+
+/// G runs at a time, what is left of them one by one.
+template <class T, int Bytes, int Run, int G>
+void products_of_runs(index_t runs, const T* x, const index_t* offset, const T* dy, index_t ld_dy, index_t rows,
+                      index_t ld_x, index_t n, T* sums) {
+    using S = Simd<T, Bytes>;
+    constexpr int lanes = S::lanes;
+    // Beyond the end of a row there may be an infinity, which times 0 would not be 0.
+    const auto inside = S::first(n % lanes);
+    for (; runs >= G; runs -= G, offset += G) {
+        typename S::Vector sum[G][Run] = {};
+        add_products<T, Bytes, Run, G, 4>(x, offset, dy, ld_dy, rows, ld_x, n, inside, sum);
+        for (int g = 0; g < G; ++g) {
+            for (int t = 0; t < Run; ++t) *sums++ += sum_of_lanes<T, lanes>(sum[g][t]);
+        }
+    }
+    if constexpr (G > 1) products_of_runs<T, Bytes, Run, 1>(runs, x, offset, dy, ld_dy, rows, ld_x, n, sums);
 }
 
 /// For M planes of dy: taps in blocks of K, what is left of them in blocks of half as many, and so on.
@@ -58,14 +117,9 @@ void products_of_planes(index_t count, const T* x, const index_t* offset, index_
                         const T* const* dy, index_t ld_dy, T* sums, index_t ld_sums) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
-    using Int = typename S::Int;
     constexpr int lanes = S::lanes;
     // Beyond the end of a row there may be an infinity, which times 0 would not be 0.
-    typename S::IntVector inside = {};
-    for (int l = 0; l < n % lanes; ++l) inside[l] = static_cast<Int>(-1);
-    const auto first_lanes = [&](Vector v) {
-        return reinterpret_cast<Vector>(reinterpret_cast<typename S::IntVector>(v) & inside);
-    };
+    const auto inside = S::first(n % lanes);
     for (; count >= K; count -= K, offset += K, sums += K) {
         Vector sum[M][K] = {};
         for (index_t y = 0; y < rows; ++y) {
@@ -85,10 +139,10 @@ void products_of_planes(index_t count, const T* x, const index_t* offset, index_
             if (j < n) {
                 Vector gradient[M];
                 NPCONV_UNROLL
-                for (int m = 0; m < M; ++m) gradient[m] = first_lanes(S::load(dy[m] + y * ld_dy + j));
+                for (int m = 0; m < M; ++m) gradient[m] = S::masked(S::load(dy[m] + y * ld_dy + j), inside);
                 NPCONV_UNROLL
                 for (int k = 0; k < K; ++k) {
-                    const Vector pixels = first_lanes(S::load(row + offset[k] + j));
+                    const Vector pixels = S::masked(S::load(row + offset[k] + j), inside);
                     NPCONV_UNROLL
                     for (int m = 0; m < M; ++m) sum[m][k] += gradient[m] * pixels;
                 }

@@ -52,6 +52,25 @@ struct Simd {
     /// 0 where v <= 0, else v: this way round a NaN passes.
     static inline Vector relu(Vector v) { return v <= 0 ? Vector{} : v; }
 
+    /// All bits of the first n elements set, none of the others.
+    static inline IntVector first(index_t n) {
+        IntVector lane = {};
+        NPCONV_UNROLL
+        for (int l = 0; l < lanes; ++l) lane[l] = static_cast<Int>(l);
+        return lane < static_cast<Int>(n);
+    }
+    /// All bits of elements 0, 2, 4, ... set, none of the others.
+    static inline IntVector alternate() {
+        IntVector lane = {};
+        NPCONV_UNROLL
+        for (int l = 0; l < lanes; l += 2) lane[l] = static_cast<Int>(-1);
+        return lane;
+    }
+    /// v where `mask` is set, 0 elsewhere.
+    static inline Vector masked(Vector v, IntVector mask) {
+        return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(v) & mask);
+    }
+
     /// The first n < lanes elements; the others are 0.
     static inline Vector load_part(const T* p, index_t n) {
         Vector v = {};

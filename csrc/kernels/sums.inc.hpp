@@ -139,7 +139,8 @@ void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
 }
 
 template <class T, int Bytes>
-void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, T* y, index_t ld_y) {
+void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, const index_t* end, const T* divisor, T* y,
+              index_t ld_y) {
     constexpr int lanes = Simd<T, Bytes>::lanes, vectors = 4;  // at a time: most ranges are short
     for (index_t i = 0; i < rows; ++i, y += ld_y) {
         const T* const first = x + begin[i] * width;
@@ -153,14 +154,14 @@ void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, con
                 for (int v = 0; v < vectors; ++v) sum[v] += S::load(from + v * lanes);
             }
             NPCONV_UNROLL
-            for (int v = 0; v < vectors; ++v) S::store(y + done + v * lanes, sum[v]);
+            for (int v = 0; v < vectors; ++v) S::store(y + done + v * lanes, divisor ? sum[v] / divisor[i] : sum[v]);
         }
         for_pieces<lanes>(done, width, [&](index_t j, auto piece) {
             using S = SimdOf<T, decltype(piece)::lanes>;
             typename S::Vector sum = {};
             const T* from = first + j;
             for (index_t r = begin[i]; r < end[i]; ++r, from += width) sum += S::load(from);
-            S::store(y + j, sum);
+            S::store(y + j, divisor ? sum / divisor[i] : sum);
         });
     }
 }

@@ -23,10 +23,11 @@ constexpr void fill_tiles(TypedKernels<T>& kernels) {
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }
 
-template <class T, int Bytes, int Run>
+template <class T, int Bytes, bool ManyRegisters, int Run>
 constexpr void fill_runs(TypedKernels<T>& kernels) {
     kernels.weighted_rows[Run] = weighted_rows<T, Bytes, Run, 8>;
-    if constexpr (Run > 1) fill_runs<T, Bytes, Run - 1>(kernels);
+    kernels.products_of_runs[Run] = products_of_runs<T, Bytes, Run, (ManyRegisters ? 3 : 2)>;
+    if constexpr (Run > 1) fill_runs<T, Bytes, ManyRegisters, Run - 1>(kernels);
 }
 
 template <class T, int Bytes, int Form>
@@ -46,7 +47,7 @@ constexpr TypedKernels<T> typed_kernels() {
     fill_tiles<T, Bytes, MR, NV>(kernels);
     kernels.pack_columns = pack_columns<T, Bytes, NV>;
     kernels.add_columns = add_columns<T, Bytes, NV>;
-    kernels.store_columns = store_columns<T, Bytes, NV>;
+    kernels.store_columns = store_columns<T, Bytes>;
     kernels.pack_transposed = pack_transposed<T, Bytes>;
     kernels.copy_rows = copy_rows<T, Bytes>;
     kernels.max_pool_rows[1] = max_pool_rows<T, Bytes, 1>;
@@ -55,7 +56,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.relu_max_pool_rows[2] = relu_max_pool_rows<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
-    fill_runs<T, Bytes, longest_run>(kernels);
+    fill_runs<T, Bytes, (MR * NV >= 28), longest_run>(kernels);
     kernels.products_of_rows = products_of_rows<T, Bytes, (MR * NV >= 28 ? 24 : 8)>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;

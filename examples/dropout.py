@@ -3,7 +3,7 @@
 A convolutional network of 582 thousand weights learns 300 digits by heart: it reads all of them right, but of new ones
 one in six wrong, and it is sure of itself all the same.  That gap is called overfitting.  Dropout switches off a
 random half of the pixels, maps and neurons in each step of the training, so that none can rely on another: the gap in
-accuracy becomes smaller by a fifth, that in the loss by half.
+accuracy becomes smaller by a quarter, and that in the loss, which goes on growing without dropout, by two thirds.
 
     python examples/dropout.py            # about a minute
     python examples/dropout.py --quick    # a first impression
@@ -62,7 +62,7 @@ class Measure:
 
 
 def main() -> None:
-    args = common.parser(__doc__, epochs=100, output="dropout", quick_epochs=12).parse_args()
+    args = common.parser(__doc__, epochs=300, output="dropout", quick_epochs=12).parse_args()
     output = common.start(args)
     (x_train, t_train), (x_test, t_test) = common.load(datasets.load_mnist, args, quick=(IMAGES, 500))
     train, test = (x_train[:IMAGES], t_train[:IMAGES]), (x_test[:TEST_IMAGES], t_test[:TEST_IMAGES])

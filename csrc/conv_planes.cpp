@@ -60,21 +60,18 @@ struct Phase {
         }
     }
 
-    /// Rows [row, row + rows) of the results of one image and group. The slab is read once for each tap and output
-    /// channel; the sums of several rows are in registers at a time.
-    void run(index_t image, index_t group, index_t row, index_t rows, std::vector<Strip>& strips, T* slab,
-             T* buffer) const {
-        const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w, first = image * c.v.out + row;
-        const Block block{first, first + rows, 0, c.h.out};
-        strips.assign(1, {image, row, rows, 0});
-        layout.fill(block, strips, c.in + group * c.in_channels * in_plane, c.groups * c.in_channels * in_plane,
-                    c.in_channels, T(0), slab);
+    /// Rows [row, row + rows) of the results of one group; those of all images are counted through. The slab is read
+    /// once for each tap and output channel; the sums of several rows are in registers at a time.
+    void run(index_t group, index_t row, index_t rows, std::vector<Strip>& strips, T* slab, T* buffer) const {
+        const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
+        strips.assign(1, {group, row, rows, 0});
+        layout.fill({row, row + rows, 0, c.h.out}, strips, c.in, c.in_channels * in_plane, c.in_channels, T(0), slab);
         const TypedKernels<T>& kernel = kernels_of<T>();
         const bool direct = c.h.step == 1;
         for (index_t m = 0; m < c.out_channels; ++m) {
-            const index_t channel = group * c.out_channels + m;
-            T* const to = c.out + (image * c.groups * c.out_channels + channel) * out_plane +
-                          (c.v.first + row * c.v.step) * c.out_w + c.h.first;
+            const index_t channel = group % c.groups * c.out_channels + m;
+            T* const to = c.out + (group * c.out_channels + m) * out_plane + (c.v.first + row * c.v.step) * c.out_w +
+                          c.h.first;
             kernel.weighted_rows[runs.length](runs.count(), slab, runs.offsets.data(),
                                               weights.data() + channel * c.reduction(), c.bias ? c.bias[channel] : T(0),
                                               c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,
@@ -119,11 +116,11 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
         if (short_rows) slab.clear();  // lanes behind the last row are computed, too
         std::vector<Strip> strips;
         for (index_t i = task * grain; i < std::min((task + 1) * grain, all); ++i) {
-            const index_t row = i % blocks * block_rows;
+            const index_t group = i / blocks, row = i % blocks * block_rows;
             for (const Phase<T>& part : parts) {
                 const index_t rows = std::min(block_rows, part.c.v.out - row);
                 if (rows <= 0 || part.c.h.out == 0) continue;
-                part.run(i / blocks / groups, i / blocks % groups, row, rows, strips, slab.data(), buffer.data());
+                part.run(group, row, rows, strips, slab.data(), buffer.data());
             }
         }
     });

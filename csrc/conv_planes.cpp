@@ -70,8 +70,8 @@ struct Phase {
         const bool direct = c.h.step == 1;
         for (index_t m = 0; m < c.out_channels; ++m) {
             const index_t channel = group % c.groups * c.out_channels + m;
-            T* const to = c.out + (group * c.out_channels + m) * out_plane + (c.v.first + row * c.v.step) * c.out_w +
-                          c.h.first;
+            T* const to =
+                c.out + (group * c.out_channels + m) * out_plane + (c.v.first + row * c.v.step) * c.out_w + c.h.first;
             kernel.weighted_rows[runs.length](runs.count(), slab, runs.offsets.data(),
                                               weights.data() + channel * c.reduction(), c.bias ? c.bias[channel] : T(0),
                                               c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,

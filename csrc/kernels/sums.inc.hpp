@@ -156,13 +156,15 @@ void sum_rows(index_t rows, const T* x, index_t width, const index_t* begin, con
             NPCONV_UNROLL
             for (int v = 0; v < vectors; ++v) S::store(y + done + v * lanes, divisor ? sum[v] / divisor[i] : sum[v]);
         }
-        for_pieces<lanes>(done, width, [&](index_t j, auto piece) {
+        const auto single = [&](index_t j, auto piece) {
             using S = SimdOf<T, decltype(piece)::lanes>;
             typename S::Vector sum = {};
             const T* from = first + j;
             for (index_t r = begin[i]; r < end[i]; ++r, from += width) sum += S::load(from);
             S::store(y + j, divisor ? sum / divisor[i] : sum);
-        });
+        };
+        for (; width - done >= lanes; done += lanes) single(done, Piece<lanes>{});
+        if (done < width) for_pieces<lanes / 2>(done, width, single);
     }
 }
 

@@ -138,6 +138,13 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
     const SlabLayout layout(v, h, block_rows, s.ow);
     const Runs runs(layout, v, h, s.cg(), s.kh * s.kw, s.kw);
     const index_t count = s.cg() * s.kh * s.kw;
+    // From four filters on, their planes share the loads of pixels better than the taps of a run do (1.1 to 1.3 times
+    // as fast), if there are registers for all their sums; if not, it is the other way round (AVX2).
+    const bool planes_share = s.kg() >= 4 && kernel.mr * (kernel.nr / kernel.lanes) >= 28;
+    std::vector<index_t> taps;  // in the order of the runs
+    for (const index_t offset : runs.offsets) {
+        for (index_t t = 0; t < runs.length; ++t) taps.push_back(offset + t * layout.width());
+    }
     const index_t row = s.kg() * (count + 1);  // the gradients of a group: of the weights and of the bias
     const index_t parts = std::clamp<index_t>(64 / s.groups, 1, std::max<index_t>(s.n, 1));
     Scratch<T> partials(s.groups * parts * row);
@@ -161,7 +168,11 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
                 layout.fill(block, strips, x + group * s.cg() * s.h * s.w, s.c * s.h * s.w, s.cg(), T(0), slab.data());
                 const T* from[most_filters];
                 for (index_t k = 0; k < s.kg(); ++k) from[k] = planes[k] + top * s.ow;
-                for (index_t k = 0; dweight && k < s.kg(); ++k) {
+                if (dweight && planes_share) {
+                    kernel.products_of_rows(s.kg(), count, slab.data(), taps.data(), rows, layout.width(), s.ow, from,
+                                            s.ow, sums, count + 1);
+                }
+                for (index_t k = 0; dweight && !planes_share && k < s.kg(); ++k) {
                     kernel.products_of_runs[runs.length](runs.count(), slab.data(), runs.offsets.data(), from[k], s.ow,
                                                          rows, layout.width(), s.ow, sums + k * (count + 1));
                 }

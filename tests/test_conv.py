@@ -222,6 +222,8 @@ def test_nan_and_infinity_stay_where_they_belong() -> None:
         ((2, 6, 23, 24), (9, 2, 3, 3), (3, (1, 0), 1, 3)),
         ((9, 2, 7, 7), (6, 1, 7, 7), (1, 3, 1, 2)),
         ((2, 3, 20, 37), (3, 1, 8, 3), (1, (4, 1), 1, 3)),
+        ((2, 4, 19, 21), (16, 2, 3, 3), (1, 1, 1, 2)),
+        ((2, 2, 20, 19), (10, 1, 8, 3), (2, 2, 1, 2)),
     ],
 )
 def test_groups_of_few_channels(dtype: type, x_shape: tuple, weight_shape: tuple, arguments: tuple) -> None:

@@ -106,19 +106,29 @@ void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
     typename S::Vector rest = {};
     NPCONV_UNROLL
     for (int l = 0; l < lanes; ++l) rest[l] = l < lanes - n % lanes ? T(0) : T(1);
+    constexpr int together = lanes < 4 ? lanes : 4;  // runs whose sums do not wait for each other
     for (; count > 0; count -= lanes, y += lanes) {
         typename S::Vector sum[lanes];
-        for (int p = 0; p < lanes; ++p) {
-            sum[p] = typename S::Vector{};
-            if (p >= count) continue;
-            index_t i = 0;
-            for (; n - i >= lanes; i += lanes) sum[p] += S::load(x + i);
-            if (n < lanes) {
-                sum[p] = S::load_part(x, n);
-            } else if (i < n) {
-                sum[p] += rest != 0 ? S::load(x + n - lanes) : typename S::Vector{};
+        NPCONV_UNROLL
+        for (int p = 0; p < lanes; p += together) {
+            const T* run[together];
+            NPCONV_UNROLL
+            for (int q = 0; q < together; ++q) {
+                run[q] = x;
+                x += p + q < count - 1 ? n : 0;
+                sum[p + q] = n < lanes ? S::load_part(run[q], n) : S::load(run[q]);
             }
-            x += n;
+            index_t i = lanes;
+            for (; n - i >= lanes; i += lanes) {
+                NPCONV_UNROLL
+                for (int q = 0; q < together; ++q) sum[p + q] += S::load(run[q] + i);
+            }
+            if (i < n) {
+                NPCONV_UNROLL
+                for (int q = 0; q < together; ++q) {
+                    sum[p + q] += rest != 0 ? S::load(run[q] + n - lanes) : typename S::Vector{};
+                }
+            }
         }
         // Each round adds the halves of all vectors, and leaves half as many of them: element p becomes the sum of the
         // p-th.

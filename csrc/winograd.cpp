@@ -230,9 +230,9 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     const index_t unit = scatter ? tiles_v : pool_rows / std::gcd(pool_rows, index_t(tile));
     const index_t units = ceil_div(tiles_v, unit);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
-    const index_t most = std::max(pixel_elements / (elements * ld), least) / unit;
-    const BlockGrid grid =
-        balanced_grid(c.images, units, tiles_h, std::max<index_t>(most, 1), threads, scatter || pooled != nullptr);
+    index_t most = std::max<index_t>(std::max(pixel_elements / (elements * ld), least) / unit, 1);
+    if (tiles_h <= 2 * most) most = std::max(most, tiles_h);  // whole rows: their pixels follow each other in memory
+    const BlockGrid grid = balanced_grid(c.images, units, tiles_h, most, threads, scatter || pooled != nullptr);
     const auto first_row = [&](index_t i) { return i / units * tiles_v + std::min(i % units * unit, tiles_v); };
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;

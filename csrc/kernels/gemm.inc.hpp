@@ -15,16 +15,11 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
     constexpr int lanes = S::lanes;
     constexpr int nr = NV * lanes;
 
-    // C will be wanted when the sums are complete; by then it has come.
-    NPCONV_UNROLL
-    for (int i = 0; i < M; ++i) {
-        NPCONV_UNROLL
-        for (int v = 0; v < NV; ++v) __builtin_prefetch(c + i * ldc + v * lanes, 1);
-    }
-
     Vector acc[M][NV] = {};
     for (index_t k = 0; k < kc; ++k) {
         const T* row = b + b_row[k];
+        // Where the next tile to the right will be stored, a line per step: by then it has come.
+        if (k < M * NV) __builtin_prefetch(c + k / NV * ldc + nr + k % NV * lanes, 1);
         Vector bv[NV];
         NPCONV_UNROLL
         for (int v = 0; v < NV; ++v) bv[v] = S::load(row + v * lanes);

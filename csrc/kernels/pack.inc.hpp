@@ -112,7 +112,10 @@ NPCONV_NOINLINE void transpose_whole(const T* src, index_t ld_src, T* dst, index
     for (int i = 0; i < S::lanes; ++i, src += ld_src) square[i] = S::load(src);
     transpose_square<T, Bytes>(square);
     NPCONV_UNROLL
-    for (int j = 0; j < S::lanes; ++j, dst += ld_dst) S::store(dst, square[j]);
+    for (int j = 0; j < S::lanes; ++j, dst += ld_dst) {
+        S::store(dst, square[j]);
+        __builtin_prefetch(dst + 2 * S::lanes, 1);  // rows of dst may be planes, whose next lines no hardware foresees
+    }
 }
 
 /// The first rows and columns of a square, which becomes `columns` rows of `width` elements; whole vectors may be

@@ -192,16 +192,13 @@ class SlabLayout {
     template <class T>
     void fill(const Block& block, const std::vector<Strip>& strips, const T* in, index_t image_stride, index_t channels,
               T pad_value, T* slab) const {
-        for (index_t c = 0; c < channels; ++c) {
-            T* plane = slab + c * channel_stride_;
-            for (const index_t phase_v : v_.phases) {
-                for (const index_t phase_h : h_.phases) {
-                    for (const Strip& strip : strips) {
-                        const T* image = in + strip.image * image_stride + c * v_.in * h_.in;
-                        fill_strip(strip, block, image, phase_v, phase_h, pad_value, plane + strip.source);
-                    }
-                    plane += plane_;
+        for (const index_t phase_v : v_.phases) {
+            for (const index_t phase_h : h_.phases) {
+                for (const Strip& strip : strips) {
+                    fill_strip(strip, block, in + strip.image * image_stride, channels, phase_v, phase_h, pad_value,
+                               slab + strip.source);
                 }
+                slab += plane_;
             }
         }
     }
@@ -244,8 +241,8 @@ class SlabLayout {
 
    private:
     template <class T>
-    void fill_strip(const Strip& strip, const Block& block, const T* image, index_t phase_v, index_t phase_h,
-                    T pad_value, T* dst) const {
+    void fill_strip(const Strip& strip, const Block& block, const T* image, index_t channels, index_t phase_v,
+                    index_t phase_h, T pad_value, T* dst) const {
         // Position x of slab row y is input column (x0 + x)*stride + phase of input row (y0 + y)*stride + phase; those
         // of [left, right) and [top, bottom) lie inside the image.
         const index_t x0 = block.col_begin + h_.reach_from, y0 = strip.row + v_.reach_from;
@@ -254,11 +251,14 @@ class SlabLayout {
         const index_t right = std::clamp<index_t>(floor_div(h_.in - 1 - phase_h, h_.stride) + 1 - x0, left, width_);
         const index_t top = std::clamp<index_t>(-y0, 0, rows);
         const index_t bottom = std::clamp<index_t>(floor_div(v_.in - 1 - phase_v, v_.stride) + 1 - y0, top, rows);
-        const T* src = image + ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
-        std::fill(dst, dst + top * width_, pad_value);
-        kernels_of<T>().copy_rows(src, image + v_.in * h_.in, v_.stride * h_.in, h_.stride, bottom - top, right - left,
-                                  left, pad_value, dst + top * width_, width_);
-        std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
+        const index_t first = ((y0 + top) * v_.stride + phase_v) * h_.in + (x0 + left) * h_.stride + phase_h;
+        const auto copy_rows = kernels_of<T>().copy_rows;
+        for (index_t c = 0; c < channels; ++c, image += v_.in * h_.in, dst += channel_stride_) {
+            std::fill(dst, dst + top * width_, pad_value);
+            copy_rows(image + first, image + v_.in * h_.in, v_.stride * h_.in, h_.stride, bottom - top, right - left,
+                      left, pad_value, dst + top * width_, width_);
+            std::fill(dst + bottom * width_, dst + rows * width_, pad_value);
+        }
     }
 
     const Axis& v_;

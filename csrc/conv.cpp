@@ -78,13 +78,13 @@ void correlate_gemm(const Correlation<T>& c) {
     const ResultLayout results{c.groups * c.out_channels * out_plane, c.v.first * c.out_w + c.h.first,
                                c.v.step * c.out_w, c.h.step, c.loose};
 
-    Scratch<T> weights(c.groups * c.out_channels * reduction);
-    // Tile by tile. Tiles share the output channels evenly (64 in tiles of at most 14 rows: 12, 13, 13, 13, 13), so
-    // none is padded.
+    // Tiles share the output channels evenly (64 in tiles of at most 14 rows: 12, 13, 13, 13, 13), so none is padded.
+    Scratch<index_t> first_row(tiles + 1);
+    for (index_t i = 0; i <= tiles; ++i) first_row[i] = share_begin(i, tiles, c.out_channels);
+    Scratch<T> weights(c.groups * c.out_channels * reduction);  // tile by tile
     const double tile_ns = static_cast<double>(c.out_channels * reduction) * element_ns / static_cast<double>(tiles);
     parallel_for(c.groups * tiles, tile_ns, [&](index_t task) {
-        const index_t group = task / tiles, m = share_begin(task % tiles, tiles, c.out_channels);
-        const index_t tile_rows = share_begin(task % tiles + 1, tiles, c.out_channels) - m;
+        const index_t group = task / tiles, m = first_row[task % tiles], tile_rows = first_row[task % tiles + 1] - m;
         pack_weights(c, group, m, tile_rows, tile_rows, weights.data() + (group * c.out_channels + m) * reduction);
     });
 
@@ -155,8 +155,7 @@ void correlate_gemm(const Correlation<T>& c) {
                 const bool relu = c.relu && k + kc == reduction;
                 const index_t last_tile = share_begin(tile_group + 1, cut.tile_groups, tiles);
                 for (index_t tile = share_begin(tile_group, cut.tile_groups, tiles); tile < last_tile; ++tile) {
-                    const index_t m = share_begin(tile, tiles, c.out_channels);
-                    const index_t tile_rows = share_begin(tile + 1, tiles, c.out_channels) - m;
+                    const index_t m = first_row[tile], tile_rows = first_row[tile + 1] - m;
                     const index_t channel = group * c.out_channels + m;
                     const T* a = weights.data() + channel * reduction + k * tile_rows;
                     const T* bias = c.bias ? c.bias + channel : nullptr;

@@ -35,6 +35,10 @@ class Panels {
     /// that cross the end of a row have to be packed.
     void cut(const Block& block, const std::vector<Strip>& strips, index_t slab_width, const ResultLayout& layout,
              int nr, bool in_place) {
+        const auto most = static_cast<std::size_t>(block.rows() * (block.width() / nr + 2));
+        list.reserve(most);
+        sources_.reserve(most);
+        results_.reserve(most);
         for (const Strip& strip : strips) {
             for (index_t y = 0; y < strip.rows; ++y) {
                 const index_t source_row = strip.source + y * slab_width;

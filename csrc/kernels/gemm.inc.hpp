@@ -15,11 +15,14 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
     constexpr int lanes = S::lanes;
     constexpr int nr = NV * lanes;
 
+    // Where the next tile to the right will be stored, a line per step: by then it has come.
+    const auto fetch = [&](index_t line) { __builtin_prefetch(c + line / NV * ldc + nr + line % NV * lanes, 1); };
+    for (index_t line = kc; line < M * NV; ++line) fetch(line);
+
     Vector acc[M][NV] = {};
     for (index_t k = 0; k < kc; ++k) {
         const T* row = b + b_row[k];
-        // Where the next tile to the right will be stored, a line per step: by then it has come.
-        if (k < M * NV) __builtin_prefetch(c + k / NV * ldc + nr + k % NV * lanes, 1);
+        if (k < M * NV) fetch(k);
         Vector bv[NV];
         NPCONV_UNROLL
         for (int v = 0; v < NV; ++v) bv[v] = S::load(row + v * lanes);

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from npconv import functional as F
+from npconv.functional._gate import as_pair
 from npconv.layers import saved
 
 __all__ = ["ConvolutionRelu", "ConvolutionReluPooling", "fuse"]
@@ -43,7 +44,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
             conv, pool, relu = row
         else:
             continue
-        fits = not pool.return_indices and np.broadcast_to(pool.window[0], 2).prod() < 255
+        height, width = as_pair("max_pool2d", "kernel_size", pool.window[0])
+        fits = not pool.return_indices and height * width < 255
         if conv.padding_mode == "zeros" and conv.algorithm == "auto" and fits:
             steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
     for i in reversed(range(len(steps) - 1)):

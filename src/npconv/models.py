@@ -45,6 +45,7 @@ class _ConvNet:
         self.layers: dict[str, Any] = {}
         self.last_layer = L.SoftmaxWithLoss()
         self._weighted: list[Any] = []  # the layers of W1, W2, ...
+        self._run: list[Any] = []  # the layers as `predict` has last run them
         self._shape: tuple[int, ...] = self.input_dim  # of one sample behind the layers added so far
 
     def _add(self, name: str, layer: Any) -> None:
@@ -110,7 +111,8 @@ class _ConvNet:
         if x.shape[1:] != self.input_dim:
             raise ValueError(f"x has shape {x.shape}, needed is (N, {', '.join(map(str, self.input_dim))})")
         x = x.astype(self.dtype, copy=False)
-        for layer in self._order():
+        self._run = self._order()
+        for layer in self._run:
             modal = isinstance(layer, L.Dropout | ConvolutionReluPooling)
             x = layer.forward(x, train_flg) if modal else layer.forward(x)
         return x
@@ -159,7 +161,7 @@ class _ConvNet:
         """
         self.loss(x, t)
         dout = self.last_layer.backward()
-        for layer in reversed(self._order()):
+        for layer in reversed(self._run):  # as `loss` has just run them
             dout = layer.backward(dout)
 
         grads = {}

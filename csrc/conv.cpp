@@ -204,9 +204,7 @@ void correlate(const Correlation<T>& c, const WinogradForm* form) {
 
 ConvShape in_one_row(const ConvShape& s) {
     ConvShape row = s;
-    const bool single_pixels =
-        s.kh == 1 && s.kw == 1 && s.h == s.oh && s.w == s.ow && s.pad.top == 0 && s.pad.left == 0;
-    if (single_pixels && s.stride.h == 1 && s.stride.w == 1) {
+    if (pixel_by_pixel(s)) {
         row.w = row.ow = s.h * s.w;
         row.h = row.oh = 1;
     }

@@ -9,7 +9,13 @@ namespace npconv {
 /// How a convolution is computed. All give the same result, but for rounding.
 enum class Algorithm { automatic, gemm, winograd2, winograd4 };
 
-/// The same convolution over images of one long row, if it is one of single pixels: there no row ends within a panel.
+/// Whether each output pixel is made of one input pixel, the one in its place.
+inline bool pixel_by_pixel(const ConvShape& s) {
+    return s.kh == 1 && s.kw == 1 && s.stride.h == 1 && s.stride.w == 1 && s.h == s.oh && s.w == s.ow &&
+           s.pad.top == 0 && s.pad.left == 0;
+}
+
+/// The same convolution over images of one long row, if it goes pixel by pixel: there no row ends within a panel.
 ConvShape in_one_row(const ConvShape& shape);
 
 /// y = x * weight + bias, or ReLU of that; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k,

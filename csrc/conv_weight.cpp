@@ -47,6 +47,7 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
     const index_t block_rows = std::clamp<index_t>(
         std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
+    const bool in_place = pixel_by_pixel(s);  // then the images are read where they lie
     const index_t most_partials = std::max<index_t>(1 << 20, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
     const index_t splits = std::clamp<index_t>(std::min(most_partials, blocks), 1, 64);
 
@@ -65,20 +66,26 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
         const index_t channel = share_begin(chunk, chunks, s.cg());
         const index_t channels = dweight ? share_begin(chunk + 1, chunks, s.cg()) - channel : 0;
         const bool with_bias = dbias && chunk == 0;
-        const index_t chunk_rows = channels * taps + (with_bias ? 1 : 0);
-        T* const sums = partials.data() + (split * s.groups + group) * partial_size +
-                        (with_bias ? 0 : bias_rows + channel * taps) * ld;
+        const bool row_of_ones = with_bias && !in_place;  // else it is a product of its own
+        const index_t chunk_rows = channels * taps + (row_of_ones ? 1 : 0);
+        const index_t row_stride = in_place ? s.w : layout.width();
+        const index_t channel_stride = in_place ? in_plane : layout.channel_stride();
+        T* const bias_sums = partials.data() + (split * s.groups + group) * partial_size;
+        T* const sums = bias_sums + (row_of_ones ? 0 : bias_rows + channel * taps) * ld;
+        if (with_bias) std::fill(bias_sums, bias_sums + ld, T(0));
         std::fill(sums, sums + chunk_rows * ld, T(0));
 
         // Where the bias' row of ones lies: behind the slab and what fill() may write behind it.
         const index_t ones = layout.size(channels) + max_tile_columns;
-        Scratch<T> slab(ones + layout.channel_stride());
-        if (with_bias) std::fill(slab.data() + ones, slab.data() + ones + layout.channel_stride(), T(1));
+        Scratch<T> slab(in_place ? 0 : ones + layout.channel_stride());
+        if (row_of_ones) std::fill(slab.data() + ones, slab.data() + ones + layout.channel_stride(), T(1));
         std::vector<index_t> in_row;
-        if (with_bias) in_row.push_back(ones);
+        if (row_of_ones) in_row.push_back(ones);
         for (index_t c = 0; c < channels; ++c) {
             for (const Tap& tv : v.taps) {
-                for (const Tap& th : h.taps) in_row.push_back(c * layout.channel_stride() + layout.tap_offset(tv, th));
+                for (const Tap& th : h.taps) {
+                    in_row.push_back(c * channel_stride + (in_place ? 0 : layout.tap_offset(tv, th)));
+                }
             }
         }
         Scratch<T> dy_panel((block_rows * width + 1) * nr);  // one pixel behind may be written, too
@@ -90,14 +97,21 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
             const Block block{row, std::min(row + block_rows, rows), col, std::min(col + width, s.ow)};
             cut_into_strips(block, s.oh, strips);
             layout.place(strips);
-            layout.fill(block, strips, x + (group * s.cg() + channel) * in_plane, s.c * in_plane, channels, T(0),
-                        slab.data());
+            const T* const images = x + (group * s.cg() + channel) * in_plane;
+            if (!in_place) layout.fill(block, strips, images, s.c * in_plane, channels, T(0), slab.data());
             for (index_t panel = 0; panel < panels; ++panel) {
                 const index_t k = panel * nr, k_count = std::min<index_t>(nr, s.kg() - k);
                 T* packed = dy_panel.data();
                 for (const Strip& strip : strips) {
                     dy(strip, col, block.width(), group * s.kg() + k, k_count, packed);
                     packed += strip.rows * block.width() * nr;
+                }
+                if (with_bias && in_place) {
+                    const T one = 1;
+                    const index_t same = 0, pixels = block.rows() * block.width();
+                    const auto tile =
+                        k_count <= kernel.lanes ? kernel.narrow_row_gemm_tile[1] : kernel.row_gemm_tile[1];
+                    tile(pixels, 1, &one, &same, 0, dy_panel.data(), nr, bias_sums + k, ld, true);
                 }
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
                 for (index_t tile = 0; tile < tiles; ++tile) {
@@ -107,8 +121,10 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
                                                                    : kernel.row_gemm_tile[tile_rows];
                     packed = dy_panel.data();
                     for (const Strip& strip : strips) {
-                        grad_tile(strip.rows, block.width(), slab.data() + strip.source, in_row.data() + r,
-                                  layout.width(), packed, nr, sums + r * ld + k, ld, true);
+                        const T* const pixels = in_place ? images + strip.image * s.c * in_plane + strip.row * s.w + col
+                                                         : slab.data() + strip.source;
+                        grad_tile(strip.rows, block.width(), pixels, in_row.data() + r, row_stride, packed, nr,
+                                  sums + r * ld + k, ld, true);
                         packed += strip.rows * block.width() * nr;
                     }
                 }

@@ -100,6 +100,9 @@ LARGE = [
     ((2, 32, 9, 40), (64, 32, 4, 4), (3, 2, 1, 1)),
     ((1, 12, 5, 1300), (32, 12, 5, 5), (1, 2, 1, 1)),
     ((2, 64, 7, 6), (96, 64, 5, 5), (1, 0, 1, 1)),
+    # Single pixels: in groups; or as many outputs as inputs though they are not in the same places.
+    ((2, 64, 32, 32), (70, 32, 1, 1), (1, 0, 1, 2)),
+    ((3, 24, 2, 2), (40, 24, 1, 1), (2, ((0, 1), (0, 1)), 1, 1)),
     # The data gradient of few input channels, in several blocks of rows.
     ((2, 3, 190, 160), (20, 3, 5, 5), (2, 2, 1, 1)),
     ((1, 2, 300, 130), (10, 1, 7, 3), (3, 1, 2, 2)),

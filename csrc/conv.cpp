@@ -257,8 +257,13 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     const auto no_taps = [](const Axis& axis) { return axis.taps.empty(); };
     if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
         const index_t plane = s.h * s.w;
-        parallel_for(s.n * s.c, static_cast<double>(plane) * element_ns,
-                     [&](index_t i) { std::fill(dx + i * plane, dx + (i + 1) * plane, bias ? bias[i % s.c] : T(0)); });
+        parallel_for(s.n * s.c, static_cast<double>(plane) * element_ns, [&](index_t i) {
+            if (bias) {
+                std::fill(dx + i * plane, dx + (i + 1) * plane, bias[i % s.c]);
+            } else {
+                std::fill(dx + i * plane, dx + (i + 1) * plane, T(0));  // known to be zero, this is a memset
+            }
+        });
     }
     std::vector<Correlation<T>> phases;
     for (const Axis& phase_v : v) {

@@ -48,7 +48,7 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
         std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
     const bool in_place = pixel_by_pixel(s);  // then the images are read where they lie
-    const index_t most_partials = std::max<index_t>(1 << 20, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
+    const index_t most_partials = std::max<index_t>(1 << 18, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
     const index_t splits = std::clamp<index_t>(std::min(most_partials, blocks), 1, 64);
 
     // The channels are dealt to tasks in chunks; each sum is the same however they are.

@@ -15,13 +15,15 @@
 namespace npconv {
 namespace {
 
-constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gradient sums at a time
+constexpr index_t weight_grad_pixels = 256;    // output pixels that the weight gradient sums at a time
+constexpr index_t partial_elements = 1 << 18;  // of all partial sums: they are written, read again and added
 
 }  // namespace
 
 // dweight^T is a GEMM too: its rows are the (channel, tap) pairs, its columns the output channels, and the reduction
 // runs over all output pixels. The left operand is read from the slab, the right one is dy, transposed block by block
-// into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere.
+// into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere. Where a kernel is a single pixel,
+// there is no slab: the images are read where they lie, and that row is a product of its own.
 template <class T>
 void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
                      Algorithm algorithm) {
@@ -47,8 +49,8 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
     const index_t block_rows = std::clamp<index_t>(
         std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
-    const bool in_place = pixel_by_pixel(s);  // then the images are read where they lie
-    const index_t most_partials = std::max<index_t>(1 << 18, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
+    const bool in_place = pixel_by_pixel(s);
+    const index_t most_partials = std::max(partial_elements, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
     const index_t splits = std::clamp<index_t>(std::min(most_partials, blocks), 1, 64);
 
     // The channels are dealt to tasks in chunks; each sum is the same however they are.
@@ -66,7 +68,7 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
         const index_t channel = share_begin(chunk, chunks, s.cg());
         const index_t channels = dweight ? share_begin(chunk + 1, chunks, s.cg()) - channel : 0;
         const bool with_bias = dbias && chunk == 0;
-        const bool row_of_ones = with_bias && !in_place;  // else it is a product of its own
+        const bool row_of_ones = with_bias && !in_place;
         const index_t chunk_rows = channels * taps + (row_of_ones ? 1 : 0);
         const index_t row_stride = in_place ? s.w : layout.width();
         const index_t channel_stride = in_place ? in_plane : layout.channel_stride();

@@ -115,7 +115,7 @@ void average_runs(index_t count, const T* x, index_t n, T divisor, T* y) {
             NPCONV_UNROLL
             for (int q = 0; q < together; ++q) {
                 run[q] = x;
-                x += p + q < count - 1 ? n : 0;
+                x += p + q < count - 1 ? n : 0;  // behind the last run it comes again, and is not stored
                 sum[p + q] = n < lanes ? S::load_part(run[q], n) : S::load(run[q]);
             }
             index_t i = lanes;

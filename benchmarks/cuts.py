@@ -125,7 +125,9 @@ def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, form: Fo
     if scatter:
         tiles = unit = in_tiles
     most = max((96 << 10) // (elements * off_power_of_two(c)), 64 if weights > 1 << 20 else 28)
-    blocks = balanced_blocks(n * tiles // unit, tiles, max(most // unit, 1), threads, scatter)
+    most = max(most // unit, 1)
+    most = max(most, tiles) if tiles <= 2 * most else most
+    blocks = balanced_blocks(n * tiles // unit, tiles, most, threads, scatter)
     parts = clamp(threads // blocks, 1, panels)
     loops = [Loop(blocks * parts, n * tiles**2 * elements * c * k * FMA_NS)]
     if blocks > threads and weights <= 4 << 20:
@@ -264,7 +266,8 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     blocks = ceil_div(rows, block_rows) * ceil_div(cols, width)
     tap_rows, panels = s.c * s.kernel**2, ceil_div(s.k, NR)
     partial = (1 + tap_rows) * panels * NR
-    splits = clamp(min(max(1 << 20, 3 * s.k * tap_rows) // partial, blocks), 1, 64)
+    few, memory = (max(1 << limit, 3 * s.k * tap_rows) // partial for limit in (18, 20))
+    splits = clamp(min(max(few, ceil_div(64, ceil_div(s.c, 16))), memory, blocks), 1, 64)
     out_rows = s.n if one_row else s.out_size
     strips = (block_rows + out_rows - 2) // out_rows + 1
     plane = (block_rows + strips * reach) * (width + reach) * phases

@@ -15,8 +15,12 @@
 namespace npconv {
 namespace {
 
-constexpr index_t weight_grad_pixels = 256;    // output pixels that the weight gradient sums at a time
-constexpr index_t partial_elements = 1 << 18;  // of all partial sums: they are written, read again and added
+constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gradient sums at a time
+
+// Partial sums are written, read again and added. They are few, unless more of them give more threads work.
+constexpr index_t few_elements = 1 << 18, most_elements = 1 << 20;
+constexpr index_t most_splits = 64;
+constexpr index_t least_channels = 16;  // of a task
 
 }  // namespace
 
@@ -50,15 +54,20 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
         std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
     const bool in_place = pixel_by_pixel(s);
-    const index_t most_partials = std::max(partial_elements, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
-    const index_t splits = std::clamp<index_t>(std::min(most_partials, blocks), 1, 64);
+    const auto partials_of = [&](index_t elements) {
+        return std::max(elements, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
+    };
+    const index_t shares = s.groups * ceil_div(std::max<index_t>(s.cg(), 1), least_channels);
+    const index_t wanted = std::max(partials_of(few_elements), ceil_div(most_splits, shares));
+    const index_t splits = std::clamp<index_t>(std::min({wanted, partials_of(most_elements), blocks}), 1, most_splits);
 
     // The channels are dealt to tasks in chunks; each sum is the same however they are.
     const SlabLayout layout(v, h, block_rows, width);
     const index_t most_channels = std::clamp<index_t>((64 << 10) / layout.channel_stride(), 1, s.cg());
     const index_t wanted_chunks = ceil_div(4 * get_num_threads(), splits * s.groups);
     const index_t chunks =
-        dweight ? std::max(ceil_div(s.cg(), most_channels), std::min(wanted_chunks, ceil_div(s.cg(), 16))) : 1;
+        dweight ? std::max(ceil_div(s.cg(), most_channels), std::min(wanted_chunks, ceil_div(s.cg(), least_channels)))
+                : 1;
 
     Scratch<T> partials(splits * s.groups * partial_size);
     const double task_ns = static_cast<double>(rows * s.ow * s.kg()) * static_cast<double>(bias_rows + tap_rows) *

@@ -10,7 +10,10 @@ from typing import NamedTuple
 
 from shapes import Conv, Pool
 
+import npconv
+
 MR, NR, LANES = 14, 32, 16  # kernels/avx512.cpp
+UNIT = npconv.build_info()["isa_in_use"] == "amx"  # multiplies 1x1 layers: conv_1x1.cpp
 FMA_NS, ELEMENT_NS, THREAD_NS = 0.02, 0.5, 5000.0  # parallel.hpp
 SLAB_ELEMENTS = 1 << 16  # slab.hpp
 
@@ -168,6 +171,25 @@ def gemm_loops(c: Correlation, threads: int) -> list[Loop]:
     return [weights, Loop(min(cuts, key=lambda n: cuts[n]), c.rows * c.cols * c.k * c.c * c.taps * FMA_NS)]
 
 
+def unit_loops(c: Correlation, threads: int) -> list[Loop]:
+    """correlate_1x1 of conv_1x1.cpp."""
+    tiles, steps = ceil_div(c.k, NR), ceil_div(c.c, NR)
+    most = max((48 << 10) // (ceil_div(steps, ceil_div(c.c, 384)) * NR // 2), 2 * NR)
+    blocks = balanced_blocks(c.rows, c.cols, most, threads)
+    weights = Loop(tiles, tiles * steps * 3 * NR * NR // 2 * ELEMENT_NS)
+    return [weights, Loop(blocks * clamp(threads // blocks, 1, tiles), c.rows * c.cols * c.k * c.c * FMA_NS / 2)]
+
+
+def unit_weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
+    """backward_weight_1x1 of conv_1x1.cpp."""
+    tiles, panels, pixels = ceil_div(s.c, NR), ceil_div(s.k, NR), s.n * s.out_size**2
+    size = tiles * panels * NR * NR
+    wanted, memory = max((1 << 18) // size, ceil_div(64, tiles)), max(1 << 20, 3 * size) // size
+    splits = clamp(min(wanted, memory, s.n * ceil_div(s.out_size**2, 256)), 1, 64)
+    tasks = splits * clamp(ceil_div(2 * threads, splits), 1, tiles)
+    return [Loop(tasks, pixels * s.k * s.c * FMA_NS / 2), Loop(tiles * panels, splits * size * ELEMENT_NS)]
+
+
 def images_by_batch(s: Conv) -> int:
     """conv_batch.hpp."""
     reduction, plane = s.c * s.kernel**2, (s.size + 2 * s.padding) ** 2
@@ -193,6 +215,8 @@ def batch_loops(s: Conv, channels: int, threads: int) -> list[Loop]:
 
 
 def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
+    if UNIT and c.taps == 1 and c.c >= NR and c.k >= NR:
+        return unit_loops(c, threads)
     terms = c.c * c.taps
     pays = terms >= 256 or (c.cols < 64 and 2 * terms >= 3 * c.k)
     suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and pays
@@ -258,6 +282,8 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         work = images * s.out_size**2 * s.k * s.c * s.kernel**2 * FMA_NS
         return [Loop(deal(splits, ceil_div(s.k, 4), threads), work)]
     one_row = s.kernel == s.stride == 1
+    if UNIT and one_row and s.c * s.k >= 48 * (s.c + s.k):
+        return unit_weight_gradient_loops(s, threads)
     rows, cols = (s.n, s.out_size**2) if one_row else (s.n * s.out_size, s.out_size)
     reach = (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
     phases, width = min(s.kernel, s.stride) ** 2, min(cols, 256)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
 #include "conv_planes.hpp"
@@ -191,6 +192,18 @@ bool suits_taps(const ConvShape& s) {
 
 template <class T>
 void correlate(const Correlation<T>& c, const WinogradForm* form) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (suits_1x1(c)) {
+            for (const index_t image : correlate_1x1(c)) {
+                Correlation<T> again = c;
+                again.images = 1;
+                again.in += image * c.groups * c.in_channels * c.v.in * c.h.in;
+                again.out += image * c.groups * c.out_channels * c.out_h * c.out_w;
+                correlate_gemm(again);
+            }
+            return;
+        }
+    }
     if (form) {
         winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in));
     } else if (suits_planes(c)) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "conv.hpp"
+#include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
@@ -35,6 +36,9 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
     if (form && dweight && s.n > 0) {
         winograd_backward_weight(s, *form, dy, x, dweight, dbias);
         return;
+    }
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (weight_suits_1x1<T>(s) && dweight && s.n > 0 && backward_weight_1x1(s, dy, x, dweight, dbias)) return;
     }
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
@@ -118,11 +122,7 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
                     packed += strip.rows * block.width() * nr;
                 }
                 if (with_bias && in_place) {
-                    const T one = 1;
-                    const index_t same = 0, pixels = block.rows() * block.width();
-                    const auto tile =
-                        k_count <= kernel.lanes ? kernel.narrow_row_gemm_tile[1] : kernel.row_gemm_tile[1];
-                    tile(pixels, 1, &one, &same, 0, dy_panel.data(), nr, bias_sums + k, ld, true);
+                    add_pixels(dy_panel.data(), block.rows() * block.width(), k_count, bias_sums + k);
                 }
                 const index_t tiles = ceil_div(chunk_rows, kernel.mr);
                 for (index_t tile = 0; tile < tiles; ++tile) {

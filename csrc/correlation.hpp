@@ -130,6 +130,16 @@ template <class T>
 using PackPixels =
     std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
 
+/// sums[c] += the sum of channel c < channels <= nr over `count` pixels that are packed so: their product with ones.
+template <class T>
+void add_pixels(const T* packed, index_t count, index_t channels, T* sums) {
+    const TypedKernels<T>& kernel = kernels_of<T>();
+    const T one = 1;
+    const index_t same = 0;
+    const auto tile = channels <= kernel.lanes ? kernel.narrow_row_gemm_tile[1] : kernel.row_gemm_tile[1];
+    tile(count, 1, &one, &same, 0, packed, kernel.nr, sums, kernel.nr, true);
+}
+
 /// Of images (channels, height, width) that lie in memory.
 template <class T>
 PackPixels<T> pixels_of(const T* images, index_t channels, index_t height, index_t image_width) {

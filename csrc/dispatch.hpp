@@ -8,9 +8,15 @@
 
 namespace npconv {
 
-/// The kernels in use; the choice is made at the first call and stays. NPCONV_ISA forces one by name.
+/// The instruction set in use; the choice is made at the first call and stays. NPCONV_ISA forces one by name.
 /// Throws std::invalid_argument if it names one that is unknown or that this CPU lacks.
+const char* isa_in_use();
+
+/// Its kernels.
 const Kernels& kernels();
+
+/// Its products of float32 by a unit for bfloat16; null if it has none.
+const Bfloat16x3Kernels* bfloat16x3_kernels();
 
 template <class T>
 const TypedKernels<T>& kernels_of() {

@@ -117,12 +117,7 @@ void transform_pixels(const PixelBlock& block, const PackPixels<T>& images, inde
             images(piece.strip, piece.col, piece.width, channel + c, count, packed.data() + piece.first * nr);
         }
         std::fill(outside, outside + nr, T(0));  // last: behind each piece a pixel may have been written
-        if (sums) {                              // the product with ones
-            const T one = 1;
-            const index_t same = 0;
-            const auto tile = count <= kernel.lanes ? kernel.narrow_row_gemm_tile[1] : kernel.row_gemm_tile[1];
-            tile(block.pixels(), 1, &one, &same, 0, packed.data(), nr, sums + c, nr, true);
-        }
+        if (sums) add_pixels(packed.data(), block.pixels(), count, sums + c);
         T* to_tile = to + c;
         for (const PixelBlock::Tile& tile : block.tiles()) {
             transform(packed.data() + tile.first, tile.offsets, count, to_tile, steps.data(), nullptr);

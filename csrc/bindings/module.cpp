@@ -36,7 +36,7 @@ py::dict build_info() {
     info["openmp"] = has_openmp();
     info["isa_compiled"] = compiled_isas();
     info["isa_supported"] = supported_isas();
-    info["isa_in_use"] = kernels().name;
+    info["isa_in_use"] = isa_in_use();
     info["kept_bytes"] = ResultMemory::instance().kept_bytes();
     return info;
 }

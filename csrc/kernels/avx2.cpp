@@ -3,6 +3,6 @@
 
 namespace npconv {
 
-extern constexpr Kernels kernels_avx2 = make_kernels<32, 6, 2>("avx2");
+extern constexpr Kernels kernels_avx2 = make_kernels<32, 6, 2>();
 
 }  // namespace npconv

@@ -3,6 +3,6 @@
 
 namespace npconv {
 
-extern constexpr Kernels kernels_avx512 = make_kernels<64, 14, 2>("avx512");
+extern constexpr Kernels kernels_avx512 = make_kernels<64, 14, 2>();
 
 }  // namespace npconv

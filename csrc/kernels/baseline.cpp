@@ -3,6 +3,6 @@
 
 namespace npconv {
 
-extern constexpr Kernels kernels_baseline = make_kernels<16, 6, 2>("baseline");
+extern constexpr Kernels kernels_baseline = make_kernels<16, 6, 2>();
 
 }  // namespace npconv

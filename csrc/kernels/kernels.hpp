@@ -1,8 +1,8 @@
 // What an instruction set must offer, and no more.
 //
-// Every file in this folder is compiled with its own -m flags, includes nothing beyond <cstddef>, <cstdint> and
-// the headers of this folder, and exports one symbol, a `Kernels` table. An inline function shared with the rest
-// of the library would be merged with its twin at link time, and the survivor could use instructions that the
+// Every file in this folder is compiled with its own -m flags, includes nothing beyond <cstddef>, <cstdint>, the
+// compiler's intrinsics and the headers of this folder, and exports one symbol, a table. An inline function shared with
+// the rest of the library would be merged with its twin at link time, and the survivor could use instructions that the
 // machine lacks.
 #pragma once
 
@@ -210,7 +210,6 @@ struct TypedKernels {
 };
 
 struct Kernels {
-    const char* name;
     TypedKernels<float> f32;
     TypedKernels<double> f64;
 
@@ -224,10 +223,52 @@ struct Kernels {
     }
 };
 
+/// Two bfloat16, the first in the lower half: two terms of a sum, side by side.
+using Bfloat16Pair = std::int32_t;
+
+/// Products of float32 matrices by a unit that multiplies tiles of bfloat16. A float32 is exactly the sum of three
+/// parts with 8 of its 24 bits each, which bfloat16 holds: high, middle and low. Of the nine products of two such sums
+/// the six largest give what a float32 product would: the rest is 2^-24 of it. (G. Henry, P. T. P. Tang, A. Heinecke:
+/// "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019.) Of an infinity,
+/// and of what exceeds the range on the way, it makes NaN; subnormal numbers are 0.
+struct Bfloat16x3Kernels {
+    static constexpr int parts = 3;
+    static constexpr int pairs = 16;               ///< of terms, in one step of a product
+    static constexpr int rows = 32, columns = 32;  ///< of a tile of results
+
+    /// The left or the right operand of a product: pair k of step s, in row or column i, lies at data[at[s] + i*ld + k]
+    /// or data[at[s] + k*ld + i], and its parts `part` apart.
+    struct Operand {
+        const Bfloat16Pair* data;
+        const index_t* at;
+        index_t ld, part;
+    };
+
+    /// For a left operand: pair k of row i, x[i*ld + 2k] and x[i*ld + 2k + 1], to to[i*ld_to + k], for i < count and
+    /// 2k < n. What is missing up to a whole step is 0.
+    void (*split_rows)(index_t count, index_t n, const float* x, index_t ld, Bfloat16Pair* to, index_t ld_to,
+                       index_t part);
+
+    /// For a right operand: pair k of column j, x[2k*ld + j] and x[(2k + 1)*ld + j], to to[k*ld_to + j], for 2k < count
+    /// and j < n. What is missing up to a whole step is 0. Whole vectors of 16 are written.
+    void (*split_columns)(index_t count, index_t n, const float* x, index_t ld, Bfloat16Pair* to, index_t ld_to,
+                          index_t part);
+
+    /// To be called by a thread before its first tile, and after its last.
+    void (*begin)();
+    void (*end)();
+
+    /// c[i*columns + j] = the sum over all pairs, of `steps` steps, of a's row i times b's column j, for i < m <= rows
+    /// and j < n <= columns; added to what is there if `accumulate`. Returns a bit for each column, set where a sum is
+    /// no number. Whole tiles are read and written.
+    std::uint32_t (*tile)(int m, int n, index_t steps, const Operand& a, const Operand& b, float* c, bool accumulate);
+};
+
 // The table of each instruction set; which of them are compiled in is CMakeLists.txt's to say.
 extern const Kernels kernels_baseline;
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
 extern const Kernels kernels_neon;
+extern const Bfloat16x3Kernels kernels_amx;  ///< beside those of AVX-512
 
 }  // namespace npconv

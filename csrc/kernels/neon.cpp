@@ -3,6 +3,6 @@
 
 namespace npconv {
 
-extern constexpr Kernels kernels_neon = make_kernels<16, 8, 2>("neon");
+extern constexpr Kernels kernels_neon = make_kernels<16, 8, 2>();
 
 }  // namespace npconv

@@ -85,8 +85,8 @@ constexpr TypedKernels<T> typed_kernels() {
 
 /// Vectors of `Bytes` bytes, register tiles of `MR` rows by `NV` vectors.
 template <int Bytes, int MR, int NV>
-constexpr Kernels make_kernels(const char* name) {
-    return {name, typed_kernels<float, Bytes, MR, NV>(), typed_kernels<double, Bytes, MR, NV>()};
+constexpr Kernels make_kernels() {
+    return {typed_kernels<float, Bytes, MR, NV>(), typed_kernels<double, Bytes, MR, NV>()};
 }
 
 }  // namespace

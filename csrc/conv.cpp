@@ -7,6 +7,7 @@
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
 #include "conv_planes.hpp"
+#include "conv_windows.hpp"
 #include "correlation.hpp"
 #include "dispatch.hpp"
 #include "panels.hpp"
@@ -191,10 +192,15 @@ bool suits_taps(const ConvShape& s) {
 }  // namespace
 
 template <class T>
+bool suits_unit(const Correlation<T>& c, const WinogradForm* form) {
+    return suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
+}
+
+template <class T>
 void correlate(const Correlation<T>& c, const WinogradForm* form) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        if (suits_1x1(c)) {
-            for (const index_t image : correlate_1x1(c)) {
+        if (suits_unit(c, form)) {
+            for (const index_t image : c.taps() == 1 ? correlate_1x1(c) : correlate_windows(c)) {
                 Correlation<T> again = c;
                 again.images = 1;
                 again.in += image * c.groups * c.in_channels * c.v.in * c.h.in;
@@ -294,6 +300,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     }
 }
 
+template bool suits_unit(const Correlation<float>&, const WinogradForm*);
+template bool suits_unit(const Correlation<double>&, const WinogradForm*);
 template void correlate(const Correlation<float>&, const WinogradForm*);
 template void correlate(const Correlation<double>&, const WinogradForm*);
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm, bool);

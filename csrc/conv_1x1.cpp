@@ -81,7 +81,7 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
     std::vector<index_t> at;
     for (index_t step = 0; step < most_steps; ++step) at.push_back(step * Unit::pairs * ld);
 
-    std::vector<std::atomic<bool>> failed(static_cast<std::size_t>(c.images));
+    FailedImages failed(c.images);
     const double task_ns = static_cast<double>(grid.block_rows * grid.block_cols * c.out_channels / tile_groups) *
                            static_cast<double>(c.in_channels) * fma_ns / 2;
     parallel_for(grid.blocks() * c.groups * tile_groups, task_ns, [&](index_t task) {
@@ -118,9 +118,10 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
                 const Unit::Operand a = weights.operand(group, tile, first_step);
                 for (const Panel& panel : panels.list) {
                     const Unit::Operand b{pixels.data() + panel.source, at.data(), ld, part};
-                    auto no_numbers = unit.tile(static_cast<int>(rows), panel.columns, steps, a, b, sums, false);
-                    for (index_t source = panel.source; no_numbers != 0; ++source, no_numbers >>= 1) {
-                        if (no_numbers & 1) failed[static_cast<std::size_t>(image_of(strips, source))] = true;
+                    unit.tile(static_cast<int>(rows), panel.columns, steps, a, b, sums, false);
+                    auto failures = unit.no_numbers(static_cast<int>(rows), panel.columns, sums);
+                    for (index_t source = panel.source; failures != 0; ++source, failures >>= 1) {
+                        if (failures & 1) failed.add(image_of(strips, source));
                     }
                     kernels_of<float>().store_columns(sums, Unit::columns, rows, panels.results(panel), panel.results,
                                                       c.h.step, c.bias ? c.bias + channel : nullptr, chunk > 0,
@@ -130,11 +131,7 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
             }
         }
     });
-    std::vector<index_t> images;
-    for (index_t image = 0; image < c.images; ++image) {
-        if (failed[static_cast<std::size_t>(image)]) images.push_back(image);
-    }
-    return images;
+    return failed.list();
 }
 
 // The product of the pixels of x (in channels x pixels) and those of dy (pixels x out channels), block by block of
@@ -194,9 +191,9 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
                 for (index_t panel = 0; panel < panels; ++panel) {
                     const index_t count = std::min<index_t>(Unit::columns, s.kg() - panel * Unit::columns);
                     const Unit::Operand b{gradients.data() + panel * Unit::parts * b_part, at_b, Unit::columns, b_part};
-                    const auto no_numbers = unit.tile(static_cast<int>(rows), static_cast<int>(count), steps, a, b,
-                                                      sums + (tile * panels + panel) * tile_size, block > first);
-                    if (no_numbers != 0) numbers = false;
+                    float* const to = sums + (tile * panels + panel) * tile_size;
+                    unit.tile(static_cast<int>(rows), static_cast<int>(count), steps, a, b, to, block > first);
+                    if (unit.no_numbers(static_cast<int>(rows), static_cast<int>(count), to) != 0) numbers = false;
                 }
             }
         }

@@ -10,8 +10,7 @@
 
 namespace npconv {
 
-/// Whether there is such a unit, one tap, and enough to multiply for the pixels to be worth splitting. (With more taps
-/// packing what they meet, and splitting that, takes as long as the unit saves; so do Winograd's transforms.)
+/// Whether there is such a unit, one tap, and enough to multiply for the pixels to be worth splitting.
 template <class T>
 bool suits_1x1(const Correlation<T>& c) {
     return sizeof(T) == sizeof(float) && bfloat16x3_kernels() && c.taps() == 1 && c.in_channels >= 32 &&

@@ -3,7 +3,6 @@
 #include <vector>
 
 #include "conv.hpp"
-#include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
 #include "conv_planes.hpp"
@@ -157,7 +156,8 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool same_bits = !suits_1x1(correlation) && (suits_channels(correlation) || correlation.reduction() <= 256);
+    const bool by_unit = suits_unit(correlation, form);
+    const bool same_bits = !by_unit && (suits_channels(correlation) || correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
@@ -174,7 +174,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         correlate_along_channels(correlation, &pooled);
         return;
     }
-    if (form && windows_apart(pool)) {
+    if (form && !by_unit && windows_apart(pool)) {
         winograd_correlate(correlation, *form, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
         return;
     }

@@ -30,9 +30,22 @@ struct Correlation {
 
     index_t taps() const { return static_cast<index_t>(v.taps.size() * h.taps.size()); }
     index_t reduction() const { return in_channels * taps(); }
+    /// Which of the taps, row by row, one is.
+    index_t tap_place(const Tap& of_v, const Tap& of_h) const {
+        const auto place = [](const Axis& axis, const Tap& tap) {
+            index_t i = 0;
+            while (axis.taps[static_cast<std::size_t>(i)].index != tap.index) ++i;
+            return i;
+        };
+        return place(v, of_v) * static_cast<index_t>(h.taps.size()) + place(h, of_h);
+    }
 };
 
-/// The correlation, by a form of Winograd's algorithm if that is not null.
+/// Whether a unit for bfloat16 makes it, instead of that form of Winograd's algorithm or, if it is null, any other way.
+template <class T>
+bool suits_unit(const Correlation<T>& correlation, const WinogradForm* form);
+
+/// The correlation, by the unit or else by a form of Winograd's algorithm if that is not null.
 template <class T>
 void correlate(const Correlation<T>& correlation, const WinogradForm* form);
 

@@ -121,22 +121,34 @@ void multiply_tiles(index_t steps, const Unit::Operand& a, const Unit::Operand& 
     if (Rows > 1 && Columns > 1) _tile_stored(3, corner, c_row);
 }
 
-std::uint32_t tile(int m, int n, index_t steps, const Unit::Operand& a, const Unit::Operand& b, float* c,
-                   bool accumulate) {
+void tile(int m, int n, index_t steps, const Unit::Operand& a, const Unit::Operand& b, float* c, bool accumulate) {
     const auto multiply = m > 16 ? (n > 16 ? multiply_tiles<2, 2> : multiply_tiles<2, 1>)
                                  : (n > 16 ? multiply_tiles<1, 2> : multiply_tiles<1, 1>);
     multiply(steps, a, b, c, accumulate);
-    std::uint32_t no_numbers = 0;
+}
+
+std::uint32_t no_numbers(int m, int n, const float* c) {
+    std::uint32_t columns = 0;
     for (int i = 0; i < m; ++i, c += Unit::columns) {
         const __m512 left = _mm512_loadu_ps(c), right = _mm512_loadu_ps(c + 16);
-        no_numbers |= _mm512_cmp_ps_mask(left, left, _CMP_UNORD_Q);
-        no_numbers |= static_cast<std::uint32_t>(_mm512_cmp_ps_mask(right, right, _CMP_UNORD_Q)) << 16;
+        columns |= _mm512_cmp_ps_mask(left, left, _CMP_UNORD_Q);
+        columns |= static_cast<std::uint32_t>(_mm512_cmp_ps_mask(right, right, _CMP_UNORD_Q)) << 16;
     }
-    return no_numbers & (n < 32 ? (1u << n) - 1 : ~0u);
+    return columns & (n < 32 ? (1u << n) - 1 : ~0u);
+}
+
+void add_rows(index_t m, const float* c, const float* bias, bool accumulate, bool relu, float* to) {
+    const __m512 left = _mm512_loadu_ps(bias), right = _mm512_loadu_ps(bias + 16);
+    for (index_t i = 0; i < m; ++i, c += Unit::columns, to += Unit::columns) {
+        const __m512 sums[2] = {_mm512_loadu_ps(c) + (accumulate ? _mm512_loadu_ps(to) : left),
+                                _mm512_loadu_ps(c + 16) + (accumulate ? _mm512_loadu_ps(to + 16) : right)};
+        NPCONV_UNROLL
+        for (int v = 0; v < 2; ++v) _mm512_storeu_ps(to + 16 * v, relu ? Simd<float, 64>::relu(sums[v]) : sums[v]);
+    }
 }
 
 }  // namespace
 
-extern constexpr Bfloat16x3Kernels kernels_amx = {split_rows, split_columns, begin, end, tile};
+extern constexpr Bfloat16x3Kernels kernels_amx = {split_rows, split_columns, begin, end, tile, no_numbers, add_rows};
 
 }  // namespace npconv

@@ -259,9 +259,15 @@ struct Bfloat16x3Kernels {
     void (*end)();
 
     /// c[i*columns + j] = the sum over all pairs, of `steps` steps, of a's row i times b's column j, for i < m <= rows
-    /// and j < n <= columns; added to what is there if `accumulate`. Returns a bit for each column, set where a sum is
-    /// no number. Whole tiles are read and written.
-    std::uint32_t (*tile)(int m, int n, index_t steps, const Operand& a, const Operand& b, float* c, bool accumulate);
+    /// and j < n <= columns; added to what is there if `accumulate`. Whole tiles are read and written.
+    void (*tile)(int m, int n, index_t steps, const Operand& a, const Operand& b, float* c, bool accumulate);
+
+    /// A bit for each column j < n, set where c[i*columns + j] is no number for some i < m.
+    std::uint32_t (*no_numbers)(int m, int n, const float* c);
+
+    /// to[i*columns + j] = base + c[i*columns + j] for i < m and all columns, or ReLU of that; base is what is there if
+    /// `accumulate`, else bias[j].
+    void (*add_rows)(index_t m, const float* c, const float* bias, bool accumulate, bool relu, float* to);
 };
 
 // The table of each instruction set; which of them are compiled in is CMakeLists.txt's to say.

@@ -6,6 +6,7 @@ weights and add partial sums are there, too.  Names are those of the C++.  A cha
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from shapes import Conv, Pool
@@ -13,7 +14,7 @@ from shapes import Conv, Pool
 import npconv
 
 MR, NR, LANES = 14, 32, 16  # kernels/avx512.cpp
-UNIT = npconv.build_info()["isa_in_use"] == "amx"  # multiplies 1x1 layers: conv_1x1.cpp
+UNIT = npconv.build_info()["isa_in_use"] == "amx"  # multiplies tiles of bfloat16
 FMA_NS, ELEMENT_NS, THREAD_NS = 0.02, 0.5, 5000.0  # parallel.hpp
 SLAB_ELEMENTS = 1 << 16  # slab.hpp
 
@@ -180,6 +181,31 @@ def unit_loops(c: Correlation, threads: int) -> list[Loop]:
     return [weights, Loop(blocks * clamp(threads // blocks, 1, tiles), c.rows * c.cols * c.k * c.c * FMA_NS / 2)]
 
 
+def suits_windows(c: Correlation) -> bool:
+    """conv_windows.hpp."""
+
+    def nearly_fills(n: int, unit: int) -> bool:
+        return 4 * n >= 3 * ceil_div(n, unit) * unit
+
+    across_rows = c.phases == 1 and 4 * c.cols >= 3 * (c.cols + c.taps_h - 1)
+    fills = nearly_fills(c.taps_h * c.c, NR) and (across_rows or nearly_fills(c.cols, LANES))
+    return UNIT and c.taps > 1 and c.k >= NR and fills
+
+
+def windows_loops(c: Correlation, threads: int) -> list[Loop]:
+    """correlate_windows of conv_windows.cpp."""
+    panels, stride = ceil_div(c.k, NR), math.isqrt(c.phases)
+    channels = c.c if c.c * c.taps <= 1200 else min(max(1200 // c.taps // NR, 1) * NR, c.c)
+    row_pixels = min(c.cols, 512) * stride + c.taps_h - 1
+    slab_rows = max(((160 << 10) // (channels + channels % 2) // row_pixels - c.taps_v + 1) // stride, 1)
+    pixels = min(512, (1 << 16) // (min(panels, 32) * NR), slab_rows * c.cols)
+    blocks = balanced_blocks(c.rows, c.cols, pixels, threads)
+    terms = ceil_div(c.taps_h * channels, NR) * NR * c.taps_v * ceil_div(c.c, channels)
+    weights = Loop(panels, panels * 3 * NR * terms // 2 * ELEMENT_NS)
+    work = c.rows * c.cols * c.k * c.c * c.taps * FMA_NS / 2
+    return [weights, Loop(blocks * clamp(threads // blocks, 1, panels), work)]
+
+
 def unit_weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight_1x1 of conv_1x1.cpp."""
     tiles, panels, pixels = ceil_div(s.c, NR), ceil_div(s.k, NR), s.n * s.out_size**2
@@ -217,6 +243,8 @@ def batch_loops(s: Conv, channels: int, threads: int) -> list[Loop]:
 def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
     if UNIT and c.taps == 1 and c.c >= NR and c.k >= NR:
         return unit_loops(c, threads)
+    if suits_windows(c):
+        return windows_loops(c, threads)
     terms = c.c * c.taps
     pays = terms >= 256 or (c.cols < 64 and 2 * terms >= 3 * c.k)
     suits_channels = 4 * c.k >= 3 * ceil_div(c.k, LANES) * LANES and c.taps > 1 and pays
@@ -224,15 +252,17 @@ def correlate_loops(c: Correlation, threads: int) -> list[Loop]:
 
 
 def forward_loops(s: Conv, threads: int) -> list[Loop]:
-    if form := winograd_form(s):
-        return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, form, threads)
-    if images_by_batch(s):
+    form = winograd_form(s)
+    if not form and images_by_batch(s):
         return batch_loops(s, s.k, threads)
     phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
     rows, cols = s.n * s.out_size, s.out_size
     if s.kernel == s.stride == 1:  # in_one_row
         rows, cols = s.n, s.out_size**2
-    return correlate_loops(Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, phases**2, reach, reach), threads)
+    c = Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, phases**2, reach, reach)
+    if form and (form.stride == 1 or not suits_windows(c)):
+        return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, form, threads)
+    return correlate_loops(c, threads)
 
 
 def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:

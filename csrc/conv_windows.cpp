@@ -21,14 +21,54 @@ constexpr index_t most_pixels = 512;       // of a block of results
 constexpr index_t sum_elements = 1 << 16;  // the same, times output channels
 constexpr index_t slab_terms = 160 << 10;  // of what it reads
 
-/// The taps of an axis in the order of the pixels that they meet.
-std::vector<Tap> in_order(const Axis& axis) {
-    std::vector<Tap> taps = axis.taps;
-    std::sort(taps.begin(), taps.end(), [](const Tap& a, const Tap& b) { return a.offset < b.offset; });
-    return taps;
+/// The windows' rows, cut into steps of the unit, and the input channels, cut into chunks that are summed one by one.
+struct Steps {
+    std::vector<Tap> v, h;  ///< the taps in the order of the pixels that they meet
+    index_t reach_v, reach_h;
+    index_t chunk_channels, chunks;
+    index_t width;  ///< how many terms a pixel has in the slab, an even number
+    index_t of_row, count;
+
+    explicit Steps(const Correlation<float>& c) : v(c.v.taps), h(c.h.taps), chunk_channels(c.in_channels) {
+        const auto lower = [](const Tap& a, const Tap& b) { return a.offset < b.offset; };
+        std::sort(v.begin(), v.end(), lower);
+        std::sort(h.begin(), h.end(), lower);
+        reach_v = v.back().offset - v.front().offset;
+        reach_h = h.back().offset - h.front().offset;
+        if (c.reduction() > most_terms) {
+            const index_t wanted = std::max<index_t>(most_terms / c.taps() / step_terms, 1) * step_terms;
+            chunk_channels = std::min(c.in_channels, wanted);
+        }
+        chunks = ceil_div(c.in_channels, chunk_channels);
+        width = ceil_div(chunk_channels, 2) * 2;
+        of_row = ceil_div(static_cast<index_t>(h.size()) * width, step_terms);
+        count = static_cast<index_t>(v.size()) * of_row;
+    }
+};
+
+/// The weights of `columns` output channels from m on and input channels [first, last), as a right operand.
+void split_weights(const Correlation<float>& c, const Steps& steps, const float* packed, index_t first, index_t last,
+                   Bfloat16Pair* to, index_t part) {
+    Scratch<float> rows(steps.count * step_terms * Unit::columns);
+    rows.clear();
+    float* to_row = rows.data();
+    for (const Tap& v : steps.v) {
+        float* to_tap = to_row;
+        for (const Tap& h : steps.h) {
+            const index_t tap = c.tap_place(v, h);
+            for (index_t channel = first; channel < last; ++channel) {
+                const float* const from = packed + (channel * c.taps() + tap) * Unit::columns;
+                std::copy(from, from + Unit::columns, to_tap + (channel - first) * Unit::columns);
+            }
+            to_tap += steps.width * Unit::columns;
+        }
+        to_row += steps.of_row * step_terms * Unit::columns;
+    }
+    bfloat16x3_kernels()->split_columns(steps.count * step_terms, Unit::columns, rows.data(), Unit::columns, to,
+                                        Unit::columns, part);
 }
 
-/// What of an axis a strip of results reads: from `first` on, `count` of which [begin, end) lie inside.
+/// What of an axis some successive results read: `count` pixels from `first` on, of which [begin, end) lie inside.
 struct Reach {
     index_t first, count, begin, end;
 
@@ -39,88 +79,133 @@ struct Reach {
     }
 };
 
-/// Some pixels of a tile, which follow each other in a row of results, and where in the block these are.
+/// Where the pixels that a block reads lie: rows of `row` pixels, strip by strip, with a few zeros behind each, so that
+/// the last step of a row of its last window meets no other image.
+struct WindowSlab {
+    index_t row, behind, pixel_pairs, part;
+
+    WindowSlab(const Correlation<float>& c, const Steps& steps, index_t block_rows, index_t block_cols)
+        : row((block_cols - 1) * c.h.stride + steps.reach_h + 1), pixel_pairs(steps.width / 2) {
+        behind = ceil_div(step_terms, steps.width) + 1;
+        const index_t strips = (block_rows + c.v.out - 2) / c.v.out + 1;  // a block may begin inside an image
+        const index_t rows = strips * (steps.reach_v + 1) + block_rows * c.v.stride;
+        const index_t last_tile = Unit::rows * c.h.stride + steps.reach_h;  // is read whole
+        part = (rows * row + strips * behind + last_tile) * pixel_pairs + step_terms;
+    }
+    index_t pixels(const Correlation<float>& c, const Steps& steps, const Strip& strip) const {
+        return ((strip.rows - 1) * c.v.stride + steps.reach_v + 1) * row + behind;
+    }
+};
+
+/// Turns over and splits what a strip reads of `channels` channels from `first` of a group on.
+void fill_slab(const Correlation<float>& c, const Steps& steps, const WindowSlab& layout, const Block& block,
+               const Strip& strip, index_t group, index_t first, index_t channels, Bfloat16Pair* slab) {
+    const Reach v(c.v, steps.v[0].offset, strip.row, strip.rows, steps.reach_v);
+    const Reach h(c.h, steps.h[0].offset, block.col_begin, block.width(), steps.reach_h);
+    const index_t in_plane = c.v.in * c.h.in, rows = v.end - v.begin, cols = h.end - h.begin;
+    const float* const from = c.in + ((strip.image * c.groups + group) * c.in_channels + first) * in_plane +
+                              (v.first + v.begin) * c.h.in + h.first + h.begin;
+    Scratch<float> turned(rows * cols * steps.width + step_terms);
+    const index_t at_once = cols == c.h.in ? rows : 1;  // rows of full width follow each other
+    for (index_t y = 0; y < rows; y += at_once) {
+        kernels_of<float>().pack_transposed(from + y * c.h.in, in_plane, channels, at_once * cols,
+                                            turned.data() + y * cols * steps.width, steps.width, steps.width);
+    }
+    // In order, since whole vectors are written.
+    Bfloat16Pair* to = slab + strip.source * layout.pixel_pairs;
+    const auto zeros = [&](index_t pixels) {
+        for (int p = 0; p < Unit::parts; ++p) std::fill_n(to + p * layout.part, pixels * layout.pixel_pairs, 0);
+        to += pixels * layout.pixel_pairs;
+    };
+    zeros(v.begin * layout.row);
+    for (index_t y = 0; y < rows; ++y) {
+        zeros(h.begin);
+        bfloat16x3_kernels()->split_rows(1, cols * steps.width, turned.data() + y * cols * steps.width, 0, to, 0,
+                                         layout.part);
+        to += cols * layout.pixel_pairs;
+        zeros(layout.row - h.end);
+    }
+    zeros((v.count - v.end) * layout.row + layout.behind);
+}
+
+/// Some pixels of a tile that follow each other in a row of results, and where in the block these are.
 struct Piece {
     index_t row, rows, to, image;
 };
 struct Tile {
-    index_t source;  ///< the first window's first pixel in the slab
+    index_t source;  ///< where in the slab the first pixel of the first window lies
     index_t rows = 0;
-    std::size_t first_piece = 0, pieces = 0;
+    std::vector<Piece> pieces = {};
 };
+
+/// Cuts the pixels of a block into tiles. `across_rows`: they go on behind the end of a row, with windows that nobody
+/// wants.
+std::vector<Tile> cut_into_tiles(const Correlation<float>& c, const WindowSlab& layout, const Block& block,
+                                 const std::vector<Strip>& strips, bool across_rows) {
+    std::vector<Tile> tiles;
+    index_t to = 0;
+    for (const Strip& strip : strips) {
+        for (index_t y = 0; y < strip.rows; ++y) {
+            for (index_t x = 0; x < block.width();) {
+                const index_t pixel = strip.source + y * c.v.stride * layout.row + x * c.h.stride;
+                const bool goes_on = !tiles.empty() && (across_rows || x > 0);
+                index_t row = goes_on ? (pixel - tiles.back().source) / c.h.stride : Unit::rows;
+                if (row >= Unit::rows) {
+                    tiles.push_back({pixel});
+                    row = 0;
+                }
+                const index_t count = std::min(Unit::rows - row, block.width() - x);
+                tiles.back().pieces.push_back({row, count, to, strip.image});
+                tiles.back().rows = row + count;
+                x += count;
+                to += count;
+            }
+        }
+    }
+    return tiles;
+}
 
 }  // namespace
 
 std::vector<index_t> correlate_windows(const Correlation<float>& c) {
-    const TypedKernels<float>& kernel = kernels_of<float>();
     const Bfloat16x3Kernels& unit = *bfloat16x3_kernels();
     if (c.images == 0 || c.v.out == 0 || c.h.out == 0) return {};
-    const std::vector<Tap> v_taps = in_order(c.v), h_taps = in_order(c.h);
-    const index_t reach_v = v_taps.back().offset - v_taps.front().offset;
-    const index_t reach_h = h_taps.back().offset - h_taps.front().offset;
-    const auto rows_of_window = static_cast<index_t>(v_taps.size()), row_taps = static_cast<index_t>(h_taps.size());
+    const Steps steps(c);
     const index_t panels = ceil_div(c.out_channels, Unit::columns), threads = get_num_threads();
-
-    // Chunks of input channels. A pixel of the slab has `width` of them, an even number.
-    index_t chunk_channels = c.in_channels;
-    if (chunk_channels * c.taps() > most_terms) {
-        chunk_channels = std::min(c.in_channels, std::max<index_t>(most_terms / c.taps() / step_terms, 1) * step_terms);
-    }
-    const index_t chunks = ceil_div(c.in_channels, chunk_channels), width = ceil_div(chunk_channels, 2) * 2;
-    const index_t row_steps = ceil_div(row_taps * width, step_terms), steps = rows_of_window * row_steps;
-    const index_t weight_part = steps * Unit::pairs * Unit::columns, weight_size = Unit::parts * weight_part;
-    Scratch<Bfloat16Pair> weights(c.groups * panels * chunks * weight_size);
+    const index_t weight_part = steps.count * Unit::pairs * Unit::columns, weight_size = Unit::parts * weight_part;
+    Scratch<Bfloat16Pair> weights(c.groups * panels * steps.chunks * weight_size);
     Scratch<float> biases(c.groups * panels * Unit::columns);
     biases.clear();
-    parallel_for(c.groups * panels, static_cast<double>(chunks * weight_size) * element_ns, [&](index_t task) {
-        const index_t group = task / panels, m = task % panels * Unit::columns;
+    parallel_for(c.groups * panels, static_cast<double>(steps.chunks * weight_size) * element_ns, [&](index_t task) {
+        const index_t group = task / panels, m = task % panels * Unit::columns, channel = group * c.out_channels + m;
         const index_t count = std::min<index_t>(Unit::columns, c.out_channels - m);
-        Scratch<float> packed(c.reduction() * Unit::columns), in_steps(steps * step_terms * Unit::columns);
+        Scratch<float> packed(c.reduction() * Unit::columns);
         pack_weights(c, group, m, count, Unit::columns, packed.data());
-        for (index_t chunk = 0; chunk < chunks; ++chunk) {
-            const index_t first = chunk * chunk_channels, last = std::min(first + chunk_channels, c.in_channels);
-            in_steps.clear();
-            float* to_row = in_steps.data();
-            for (const Tap& v : v_taps) {
-                float* to = to_row;
-                for (const Tap& h : h_taps) {
-                    const index_t tap = c.tap_place(v, h);
-                    for (index_t channel = first; channel < last; ++channel) {
-                        const float* const from = packed.data() + (channel * c.taps() + tap) * Unit::columns;
-                        std::copy(from, from + Unit::columns, to + (channel - first) * Unit::columns);
-                    }
-                    to += width * Unit::columns;
-                }
-                to_row += row_steps * step_terms * Unit::columns;
-            }
-            unit.split_columns(steps * step_terms, Unit::columns, in_steps.data(), Unit::columns,
-                               weights.data() + (task * chunks + chunk) * weight_size, Unit::columns, weight_part);
+        for (index_t chunk = 0; chunk < steps.chunks; ++chunk) {
+            const index_t first = chunk * steps.chunk_channels;
+            split_weights(c, steps, packed.data(), first, std::min(first + steps.chunk_channels, c.in_channels),
+                          weights.data() + (task * steps.chunks + chunk) * weight_size, weight_part);
         }
-        const index_t channel = group * c.out_channels + m;
         if (c.bias) std::copy(c.bias + channel, c.bias + channel + count, biases.data() + task * Unit::columns);
     });
 
+    const index_t row_pixels = std::min(c.h.out, most_pixels) * c.h.stride + steps.reach_h;
+    const index_t slab_rows = slab_terms / steps.width / row_pixels;
+    const index_t rows = std::max<index_t>((slab_rows - steps.reach_v) / c.v.stride, 1);
     const index_t panels_at_once = std::min(panels, ceil_div(sum_elements, 64 * Unit::columns));
-    const index_t slab_pixels = slab_terms / width, row_pixels = std::min(c.h.out, most_pixels) * c.h.stride + reach_h;
-    const index_t slab_rows = std::max<index_t>((slab_pixels / row_pixels - reach_v) / c.v.stride, 1);
-    const index_t most = std::min({most_pixels, sum_elements / (panels_at_once * Unit::columns), slab_rows * c.h.out});
+    const index_t most = std::min({most_pixels, sum_elements / (panels_at_once * Unit::columns), rows * c.h.out});
     const BlockGrid grid = balanced_grid(c.images, c.v.out, c.h.out, most, threads);
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
-    const index_t slab_width = (grid.block_cols - 1) * c.h.stride + reach_h + 1;
-    const index_t most_strips = (grid.block_rows + c.v.out - 2) / c.v.out + 1;
-    const index_t most_rows = most_strips * (reach_v + 1) + grid.block_rows * c.v.stride;
-    const index_t pixel_pairs = width / 2, ld_a = c.h.stride * pixel_pairs;
-    const index_t slack = Unit::rows * ld_a + (reach_h + 1) * pixel_pairs + step_terms;
-    const index_t slab_part = most_rows * slab_width * pixel_pairs + slack;
+    const WindowSlab layout(c, steps, grid.block_rows, grid.block_cols);
+    const bool across_rows = c.h.stride == 1 && c.v.stride == 1 && layout.row < ceil_div(grid.block_cols, 16) * 16;
     std::vector<index_t> at_a, at_b;
-    for (const Tap& v : v_taps) {
-        for (index_t step = 0; step < row_steps; ++step) {
-            at_a.push_back((v.offset - v_taps[0].offset) * slab_width * pixel_pairs + step * Unit::pairs);
+    for (const Tap& v : steps.v) {
+        const index_t row = (v.offset - steps.v[0].offset) * layout.row * layout.pixel_pairs;
+        for (index_t step = 0; step < steps.of_row; ++step) {
+            at_a.push_back(row + step * Unit::pairs);
             at_b.push_back(static_cast<index_t>(at_b.size()) * Unit::pairs * Unit::columns);
         }
     }
-    // Tiles go on behind the end of a row, with windows that nobody wants, if that wastes less than to begin anew.
-    const bool across_rows = c.h.stride == 1 && c.v.stride == 1 && slab_width < ceil_div(grid.block_cols, 16) * 16;
 
     FailedImages failed(c.images);
     const double task_ns = static_cast<double>(grid.block_rows * grid.block_cols * ceil_div(c.out_channels, parts)) *
@@ -132,89 +217,39 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
         const index_t pixels = block.rows() * block.width();
         std::vector<Strip> strips;
         cut_into_strips(block, c.v.out, strips);
-        std::vector<Tile> tiles;
-        std::vector<Piece> pieces;
-        index_t source = 0, to = 0;
+        index_t source = 0;
         for (Strip& strip : strips) {
             strip.source = source;
-            source += ((strip.rows - 1) * c.v.stride + reach_v + 1) * slab_width;
-            for (index_t y = 0; y < strip.rows; ++y) {
-                for (index_t x = 0; x < block.width();) {
-                    const index_t pixel = strip.source + y * c.v.stride * slab_width + x * c.h.stride;
-                    const bool goes_on = !tiles.empty() && (across_rows || x > 0);
-                    index_t row = goes_on ? (pixel - tiles.back().source) / c.h.stride : Unit::rows;
-                    if (row >= Unit::rows) {
-                        tiles.push_back({pixel, 0, pieces.size(), 0});
-                        row = 0;
-                    }
-                    const index_t count = std::min(Unit::rows - row, block.width() - x);
-                    pieces.push_back({row, count, to, strip.image});
-                    ++tiles.back().pieces;
-                    tiles.back().rows = row + count;
-                    x += count;
-                    to += count;
-                }
-            }
+            source += layout.pixels(c, steps, strip);
         }
-
-        Scratch<Bfloat16Pair> slab(Unit::parts * slab_part);
+        const std::vector<Tile> tiles = cut_into_tiles(c, layout, block, strips, across_rows);
+        Scratch<Bfloat16Pair> slab(Unit::parts * layout.part);
         Scratch<float> sums((last_panel - first_panel) * pixels * Unit::columns);
-        Scratch<float> turned(most_rows * slab_width * width + step_terms);
         float tile_sums[Unit::rows * Unit::columns];
         const UnitInUse in_use;
-        for (index_t chunk = 0; chunk < chunks; ++chunk) {
-            const index_t first = chunk * chunk_channels, channels = std::min(chunk_channels, c.in_channels - first);
+
+        for (index_t chunk = 0; chunk < steps.chunks; ++chunk) {
+            const index_t first = chunk * steps.chunk_channels;
+            const index_t channels = std::min(steps.chunk_channels, c.in_channels - first);
             for (const Strip& strip : strips) {
-                const Reach v(c.v, v_taps[0].offset, strip.row, strip.rows, reach_v);
-                const Reach h(c.h, h_taps[0].offset, block.col_begin, block.width(), reach_h);
-                const index_t in_plane = c.v.in * c.h.in, inside = h.end - h.begin;
-                const float* const from = c.in + ((strip.image * c.groups + group) * c.in_channels + first) * in_plane +
-                                          (v.first + v.begin) * c.h.in + h.first + h.begin;
-                // Rows of full width follow each other.
-                const index_t at_once = inside == c.h.in ? v.end - v.begin : 1;
-                for (index_t y = 0; y < v.end - v.begin; y += at_once) {
-                    kernel.pack_transposed(from + y * c.h.in, in_plane, channels, at_once * inside,
-                                           turned.data() + y * inside * width, width, width);
-                }
-                for (index_t y = 0; y < v.count; ++y) {
-                    Bfloat16Pair* const row = slab.data() + (strip.source + y * slab_width) * pixel_pairs;
-                    const bool is_inside = y >= v.begin && y < v.end;
-                    const index_t begin = is_inside ? h.begin : slab_width, end = is_inside ? h.end : slab_width;
-                    for (int p = 0; p < Unit::parts; ++p) {
-                        std::fill(row + p * slab_part, row + p * slab_part + begin * pixel_pairs, 0);
-                    }
-                    if (begin < end) {
-                        unit.split_rows(1, (end - begin) * width, turned.data() + (y - v.begin) * inside * width, 0,
-                                        row + begin * pixel_pairs, 0, slab_part);
-                    }
-                    for (int p = 0; p < Unit::parts; ++p) {
-                        std::fill(row + p * slab_part + end * pixel_pairs,
-                                  row + p * slab_part + slab_width * pixel_pairs, 0);
-                    }
-                }
-            }
-            for (int p = 0; p < Unit::parts; ++p) {
-                Bfloat16Pair* const behind = slab.data() + p * slab_part + source * pixel_pairs;
-                std::fill(behind, behind + slack, 0);
+                fill_slab(c, steps, layout, block, strip, group, first, channels, slab.data());
             }
             for (index_t panel = first_panel; panel < last_panel; ++panel) {
-                const index_t index = group * panels + panel;
-                const auto columns =
-                    static_cast<int>(std::min<index_t>(Unit::columns, c.out_channels - panel * Unit::columns));
-                const Unit::Operand b{weights.data() + (index * chunks + chunk) * weight_size, at_b.data(),
+                const index_t index = group * panels + panel, m = panel * Unit::columns;
+                const auto columns = static_cast<int>(std::min<index_t>(Unit::columns, c.out_channels - m));
+                const float* const bias = biases.data() + index * Unit::columns;
+                float* const to = sums.data() + (panel - first_panel) * pixels * Unit::columns;
+                const Unit::Operand b{weights.data() + (index * steps.chunks + chunk) * weight_size, at_b.data(),
                                       Unit::columns, weight_part};
-                float* const to_panel = sums.data() + (panel - first_panel) * pixels * Unit::columns;
                 for (const Tile& tile : tiles) {
-                    const Unit::Operand a{slab.data() + tile.source * pixel_pairs, at_a.data(), ld_a, slab_part};
-                    unit.tile(static_cast<int>(tile.rows), columns, steps, a, b, tile_sums, false);
-                    for (std::size_t i = tile.first_piece; i < tile.first_piece + tile.pieces; ++i) {
-                        const Piece& piece = pieces[i];
-                        const float* const rows = tile_sums + piece.row * Unit::columns;
-                        if (unit.no_numbers(static_cast<int>(piece.rows), columns, rows) != 0) {
-                            failed.add(piece.image);
-                        }
-                        unit.add_rows(piece.rows, rows, biases.data() + index * Unit::columns, chunk > 0,
-                                      c.relu && chunk + 1 == chunks, to_panel + piece.to * Unit::columns);
+                    const Unit::Operand a{slab.data() + tile.source * layout.pixel_pairs, at_a.data(),
+                                          c.h.stride * layout.pixel_pairs, layout.part};
+                    unit.tile(static_cast<int>(tile.rows), columns, steps.count, a, b, tile_sums, false);
+                    for (const Piece& piece : tile.pieces) {
+                        const float* const from = tile_sums + piece.row * Unit::columns;
+                        if (unit.no_numbers(static_cast<int>(piece.rows), columns, from)) failed.add(piece.image);
+                        unit.add_rows(piece.rows, from, bias, chunk > 0, c.relu && chunk + 1 == steps.chunks,
+                                      to + piece.to * Unit::columns);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 // The matrix product of a convolution whose left operand are its windows, by a unit that multiplies tiles of bfloat16.
 #pragma once
 
+#include <cstdlib>
 #include <vector>
 
 #include "correlation.hpp"
@@ -9,14 +10,15 @@
 
 namespace npconv {
 
-/// Whether there is such a unit, and it is the faster way: the taps of a row meet pixels side by side, which nearly
-/// fill whole steps, and so do the windows of rows nearly fill tiles. (First layers, of three channels, do not.)
+/// Whether there is such a unit, and it is the faster way: every pixel between the taps is met, those of a row of taps
+/// nearly fill whole steps, and so do the windows of rows nearly fill tiles. (First layers, of three channels, do not.)
 template <class T>
 bool suits_windows(const Correlation<T>& c) {
     if (sizeof(T) != sizeof(float) || !bfloat16x3_kernels() || c.taps() <= 1 || c.out_channels < 32) return false;
-    for (std::size_t t = 1; t < c.h.taps.size(); ++t) {
-        const index_t apart = c.h.taps[t].offset - c.h.taps[t - 1].offset;
-        if (apart != 1 && apart != -1) return false;
+    for (const Axis* axis : {&c.v, &c.h}) {
+        const auto taps = static_cast<index_t>(axis->taps.size());
+        const bool together = std::abs(axis->taps.back().offset - axis->taps.front().offset) == taps - 1;
+        if (!together || axis->stride > taps) return false;
     }
     const auto nearly_fills = [](index_t n, index_t unit) { return 4 * n >= 3 * ceil_div(n, unit) * unit; };
     const auto row_taps = static_cast<index_t>(c.h.taps.size());

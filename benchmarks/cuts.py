@@ -185,9 +185,9 @@ def suits_windows(c: Correlation) -> bool:
     """conv_windows.hpp."""
 
     def nearly_fills(n: int, unit: int) -> bool:
-        return 4 * n >= 3 * ceil_div(n, unit) * unit
+        return 10 * n >= 7 * ceil_div(n, unit) * unit
 
-    across_rows = c.phases == 1 and 4 * c.cols >= 3 * (c.cols + c.taps_h - 1)
+    across_rows = c.phases == 1 and 10 * c.cols >= 7 * (c.cols + c.taps_h - 1)
     fills = nearly_fills(c.taps_h * c.c, NR) and (across_rows or nearly_fills(c.cols, LANES))
     return UNIT and c.taps > 1 and c.k >= NR and fills
 

@@ -1,6 +1,7 @@
 #include "conv_windows.hpp"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "bfloat16x3.hpp"
@@ -46,7 +47,8 @@ struct Steps {
     }
 };
 
-/// The weights of `columns` output channels from m on and input channels [first, last), as a right operand.
+/// The weights of a panel of output channels, as pack_weights has them, and input channels [first, last): as a right
+/// operand.
 void split_weights(const Correlation<float>& c, const Steps& steps, const float* packed, index_t first, index_t last,
                    Bfloat16Pair* to, index_t part) {
     Scratch<float> rows(steps.count * step_terms * Unit::columns);
@@ -97,19 +99,18 @@ struct WindowSlab {
     }
 };
 
-/// Turns over and splits what a strip reads of `channels` channels from `first` of a group on.
+/// Turns over, to `turned`, and splits what a strip reads of `channels` channels from `first` of a group on.
 void fill_slab(const Correlation<float>& c, const Steps& steps, const WindowSlab& layout, const Block& block,
-               const Strip& strip, index_t group, index_t first, index_t channels, Bfloat16Pair* slab) {
+               const Strip& strip, index_t group, index_t first, index_t channels, float* turned, Bfloat16Pair* slab) {
     const Reach v(c.v, steps.v[0].offset, strip.row, strip.rows, steps.reach_v);
     const Reach h(c.h, steps.h[0].offset, block.col_begin, block.width(), steps.reach_h);
     const index_t in_plane = c.v.in * c.h.in, rows = v.end - v.begin, cols = h.end - h.begin;
     const float* const from = c.in + ((strip.image * c.groups + group) * c.in_channels + first) * in_plane +
                               (v.first + v.begin) * c.h.in + h.first + h.begin;
-    Scratch<float> turned(rows * cols * steps.width + step_terms);
     const index_t at_once = cols == c.h.in ? rows : 1;  // rows of full width follow each other
     for (index_t y = 0; y < rows; y += at_once) {
         kernels_of<float>().pack_transposed(from + y * c.h.in, in_plane, channels, at_once * cols,
-                                            turned.data() + y * cols * steps.width, steps.width, steps.width);
+                                            turned + y * cols * steps.width, steps.width, steps.width);
     }
     // In order, since whole vectors are written.
     Bfloat16Pair* to = slab + strip.source * layout.pixel_pairs;
@@ -120,8 +121,7 @@ void fill_slab(const Correlation<float>& c, const Steps& steps, const WindowSlab
     zeros(v.begin * layout.row);
     for (index_t y = 0; y < rows; ++y) {
         zeros(h.begin);
-        bfloat16x3_kernels()->split_rows(1, cols * steps.width, turned.data() + y * cols * steps.width, 0, to, 0,
-                                         layout.part);
+        bfloat16x3_kernels()->split_rows(1, cols * steps.width, turned + y * cols * steps.width, 0, to, 0, layout.part);
         to += cols * layout.pixel_pairs;
         zeros(layout.row - h.end);
     }
@@ -134,15 +134,21 @@ struct Piece {
 };
 struct Tile {
     index_t source;  ///< where in the slab the first pixel of the first window lies
+    std::size_t first_piece;
+    std::size_t pieces = 0;
     index_t rows = 0;
-    std::vector<Piece> pieces = {};
+};
+struct Tiles {
+    std::vector<Tile> list;
+    std::vector<Piece> pieces;  ///< of all of them
 };
 
 /// Cuts the pixels of a block into tiles. `across_rows`: they go on behind the end of a row, with windows that nobody
 /// wants.
-std::vector<Tile> cut_into_tiles(const Correlation<float>& c, const WindowSlab& layout, const Block& block,
-                                 const std::vector<Strip>& strips, bool across_rows) {
+Tiles cut_into_tiles(const Correlation<float>& c, const WindowSlab& layout, const Block& block,
+                     const std::vector<Strip>& strips, bool across_rows) {
     std::vector<Tile> tiles;
+    std::vector<Piece> pieces;
     index_t to = 0;
     for (const Strip& strip : strips) {
         for (index_t y = 0; y < strip.rows; ++y) {
@@ -151,18 +157,19 @@ std::vector<Tile> cut_into_tiles(const Correlation<float>& c, const WindowSlab& 
                 const bool goes_on = !tiles.empty() && (across_rows || x > 0);
                 index_t row = goes_on ? (pixel - tiles.back().source) / c.h.stride : Unit::rows;
                 if (row >= Unit::rows) {
-                    tiles.push_back({pixel});
+                    tiles.push_back({pixel, pieces.size()});
                     row = 0;
                 }
                 const index_t count = std::min(Unit::rows - row, block.width() - x);
-                tiles.back().pieces.push_back({row, count, to, strip.image});
+                pieces.push_back({row, count, to, strip.image});
+                ++tiles.back().pieces;
                 tiles.back().rows = row + count;
                 x += count;
                 to += count;
             }
         }
     }
-    return tiles;
+    return {std::move(tiles), std::move(pieces)};
 }
 
 }  // namespace
@@ -222,8 +229,9 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
             strip.source = source;
             source += layout.pixels(c, steps, strip);
         }
-        const std::vector<Tile> tiles = cut_into_tiles(c, layout, block, strips, across_rows);
+        const Tiles tiles = cut_into_tiles(c, layout, block, strips, across_rows);
         Scratch<Bfloat16Pair> slab(Unit::parts * layout.part);
+        Scratch<float> turned(2 * layout.part);  // as many terms as the slab has, at most
         Scratch<float> sums((last_panel - first_panel) * pixels * Unit::columns);
         float tile_sums[Unit::rows * Unit::columns];
         const UnitInUse in_use;
@@ -232,7 +240,7 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
             const index_t first = chunk * steps.chunk_channels;
             const index_t channels = std::min(steps.chunk_channels, c.in_channels - first);
             for (const Strip& strip : strips) {
-                fill_slab(c, steps, layout, block, strip, group, first, channels, slab.data());
+                fill_slab(c, steps, layout, block, strip, group, first, channels, turned.data(), slab.data());
             }
             for (index_t panel = first_panel; panel < last_panel; ++panel) {
                 const index_t index = group * panels + panel, m = panel * Unit::columns;
@@ -241,11 +249,12 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
                 float* const to = sums.data() + (panel - first_panel) * pixels * Unit::columns;
                 const Unit::Operand b{weights.data() + (index * steps.chunks + chunk) * weight_size, at_b.data(),
                                       Unit::columns, weight_part};
-                for (const Tile& tile : tiles) {
+                for (const Tile& tile : tiles.list) {
                     const Unit::Operand a{slab.data() + tile.source * layout.pixel_pairs, at_a.data(),
                                           c.h.stride * layout.pixel_pairs, layout.part};
                     unit.tile(static_cast<int>(tile.rows), columns, steps.count, a, b, tile_sums, false);
-                    for (const Piece& piece : tile.pieces) {
+                    for (std::size_t i = 0; i < tile.pieces; ++i) {
+                        const Piece& piece = tiles.pieces[tile.first_piece + i];
                         const float* const from = tile_sums + piece.row * Unit::columns;
                         if (unit.no_numbers(static_cast<int>(piece.rows), columns, from)) failed.add(piece.image);
                         unit.add_rows(piece.rows, from, bias, chunk > 0, c.relu && chunk + 1 == steps.chunks,

@@ -20,9 +20,9 @@ bool suits_windows(const Correlation<T>& c) {
         const bool together = std::abs(axis->taps.back().offset - axis->taps.front().offset) == taps - 1;
         if (!together || axis->stride > taps) return false;
     }
-    const auto nearly_fills = [](index_t n, index_t unit) { return 4 * n >= 3 * ceil_div(n, unit) * unit; };
+    const auto nearly_fills = [](index_t n, index_t unit) { return 10 * n >= 7 * ceil_div(n, unit) * unit; };
     const auto row_taps = static_cast<index_t>(c.h.taps.size());
-    const bool across_rows = c.v.stride == 1 && c.h.stride == 1 && 4 * c.h.out >= 3 * (c.h.out + row_taps - 1);
+    const bool across_rows = c.v.stride == 1 && c.h.stride == 1 && 10 * c.h.out >= 7 * (c.h.out + row_taps - 1);
     return nearly_fills(row_taps * c.in_channels, 32) && (across_rows || nearly_fills(c.h.out, 16));
 }
 

@@ -89,22 +89,40 @@ class Form(NamedTuple):
 
 
 FORMS = [
-    Form(*f)
-    for f in ((2, 1, 4), (3, 1, 2), (3, 1, 4), (3, 1, 5), (3, 2, 2), (4, 2, 2), (5, 1, 2), (5, 1, 3), (5, 2, 2))
+    *(Form(2, 1, 4), Form(3, 1, 2), Form(3, 1, 4), Form(3, 1, 5), Form(3, 2, 2), Form(4, 1, 4), Form(4, 2, 2)),
+    *(Form(5, 1, 2), Form(5, 1, 3), Form(5, 2, 2)),
 ]
 
 
-def winograd_form(s: Conv) -> Form | None:
-    direct = s.kernel**2 * s.c * ((0.9 if s.kernel == 2 else 1.5) * s.k + 9)
-    return cheapest_form(s, s.out_size**2 * direct + 10000 * s.out_size, (1.1, 22, 600))
+def direct_cost(s: Conv) -> float:
+    steps = s.kernel**2 * s.c * ((0.9 if s.kernel == 2 else 1.5) * s.k + 9)
+    return s.out_size**2 * steps + 10000 * s.out_size
 
 
-def winograd_weight_form(s: Conv) -> Form | None:
-    return cheapest_form(s, s.out_size**2 * s.kernel**2 * s.c * ceil_div(s.k, 16) * 16 / 0.45, (1.15, 20, 300))
+def direct_weight_cost(s: Conv) -> float:
+    return s.out_size**2 * s.kernel**2 * s.c * ceil_div(s.k, 16) * 16 / 0.45
+
+
+def winograd_form(s: Conv, direct: float | None = None) -> Form | None:
+    return cheapest_form(s, direct_cost(s) if direct is None else direct, (1.1, 22, 600))
+
+
+def winograd_weight_form(s: Conv, direct: float | None = None) -> Form | None:
+    return cheapest_form(s, direct_weight_cost(s) if direct is None else direct, (1.15, 20, 300))
+
+
+def phases(s: Conv) -> Conv:
+    """shape_of_phases of conv_phases.cpp."""
+    taps = ceil_div(s.kernel, s.stride)
+    return Conv(s.name, s.n, s.c * s.stride**2, s.out_size + taps - 1, s.k, taps)
+
+
+def phases_form(s: Conv) -> Form | None:
+    return None if s.stride == 1 or winograd_form(s) else winograd_form(phases(s), direct_cost(s))
 
 
 def cheapest_form(s: Conv, direct: float, element: tuple[float, float, float]) -> Form | None:
-    if s.c < 16 or s.k < 16:
+    if s.c < 12 or s.k < 16:
         return None
     c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
     product, transforms, rest = element
@@ -255,11 +273,15 @@ def forward_loops(s: Conv, threads: int) -> list[Loop]:
     form = winograd_form(s)
     if not form and images_by_batch(s):
         return batch_loops(s, s.k, threads)
-    phases, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
+    slots, reach = min(s.kernel, s.stride), (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
     rows, cols = s.n * s.out_size, s.out_size
     if s.kernel == s.stride == 1:  # in_one_row
         rows, cols = s.n, s.out_size**2
-    c = Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, phases**2, reach, reach)
+    c = Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, slots**2, reach, reach)
+    of_phases = None if s.c >= 32 and suits_windows(c) else phases_form(s)
+    if of_phases:
+        p = phases(s)
+        return winograd_loops(p.n, p.size, p.out_size, p.c, p.k, of_phases, threads)
     if form and (form.stride == 1 or not suits_windows(c)):
         return winograd_loops(s.n, s.size, s.out_size, s.c, s.k, form, threads)
     return correlate_loops(c, threads)
@@ -270,6 +292,9 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, form, threads)
     if s.c > 4 and images_by_batch(s):
         return batch_loops(s, s.c, threads)
+    if form := phases_form(s):
+        p = phases(s)
+        return winograd_loops(p.n, p.out_size, p.size, p.k, p.c, form, threads)
     if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp
         tasks = s.n * min(ceil_div(s.c * s.size**2, SLAB_ELEMENTS), s.size)
         return [Loop(tasks, s.n * s.out_size**2 * s.c * s.kernel**2 * (s.k * FMA_NS + ELEMENT_NS))]
@@ -293,7 +318,10 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
 
 def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
-    if form := winograd_weight_form(s):
+    form, of_phases = winograd_weight_form(s), phases(s)
+    if not form and s.stride > 1 and (form := winograd_weight_form(of_phases, direct_weight_cost(s))):
+        s = of_phases
+    if form:
         size, tiles = s.k * s.c * s.kernel**2, ceil_div(s.out_size, form.tile)
         elements, chunks = form.elements, ceil_div(s.c, 64) * ceil_div(s.k, 64)
         ld_x, ld_dy = off_power_of_two(min(s.c, 64)), ceil_div(min(s.k, 64), NR) * NR + LANES
@@ -316,8 +344,8 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         return unit_weight_gradient_loops(s, threads)
     rows, cols = (s.n, s.out_size**2) if one_row else (s.n * s.out_size, s.out_size)
     reach = (s.kernel - 1 - s.padding) // s.stride - -s.padding // s.stride
-    phases, width = min(s.kernel, s.stride) ** 2, min(cols, 256)
-    within = max(SLAB_ELEMENTS // (width + reach) // phases - reach, 1)
+    slots, width = min(s.kernel, s.stride) ** 2, min(cols, 256)
+    within = max(SLAB_ELEMENTS // (width + reach) // slots - reach, 1)
     block_rows = clamp(min(256 // width, within), 1, rows)
     blocks = ceil_div(rows, block_rows) * ceil_div(cols, width)
     tap_rows, panels = s.c * s.kernel**2, ceil_div(s.k, NR)
@@ -326,7 +354,7 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     splits = clamp(min(max(few, ceil_div(64, ceil_div(s.c, 16))), memory, blocks), 1, 64)
     out_rows = s.n if one_row else s.out_size
     strips = (block_rows + out_rows - 2) // out_rows + 1
-    plane = (block_rows + strips * reach) * (width + reach) * phases
+    plane = (block_rows + strips * reach) * (width + reach) * slots
     most_channels = clamp((64 << 10) // ((plane // 16 | 1) * 16 + 32), 1, s.c)
     chunks = max(ceil_div(s.c, most_channels), min(ceil_div(4 * threads, splits), ceil_div(s.c, 16)))
     work = rows * cols * s.k * (1 + tap_rows) * FMA_NS

@@ -6,6 +6,7 @@
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_windows.hpp"
 #include "correlation.hpp"
@@ -211,7 +212,7 @@ void correlate(const Correlation<T>& c, const WinogradForm* form) {
         }
     }
     if (form) {
-        winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in));
+        winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in), results_of(c));
     } else if (suits_planes(c)) {
         correlate_planes(std::vector{c});
     } else if (suits_channels(c)) {
@@ -242,6 +243,10 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
         return;
     }
     const ConvShape s = in_one_row(shape);
+    if (const WinogradForm* const of_phases = phases_forward_form<T>(s, algorithm)) {
+        conv2d_forward_by_phases(s, *of_phases, x, weight, bias, relu, y);
+        return;
+    }
     Correlation<T> correlation = forward_correlation(s, x, weight, bias, y);
     correlation.relu = relu;
     correlate(correlation, form);
@@ -260,6 +265,10 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         return;
     }
     const ConvShape s = in_one_row(shape);
+    if (const WinogradForm* const of_phases = phases_form(s, algorithm)) {
+        conv2d_backward_data_by_phases(s, *of_phases, dy, weight, bias, dx);
+        return;
+    }
     if (!bias && suits_taps(s) && !form) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;

@@ -5,6 +5,7 @@
 #include "conv.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_weight.hpp"
 #include "correlation.hpp"
@@ -101,8 +102,8 @@ void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, co
             return backward_axis(in_size, out_size, form->kernel, 1, 1, pad, 0);
         };
         const Axis v = axis(conv.h, conv.oh, conv.pad.top), h = axis(conv.w, conv.ow, conv.pad.left);
-        winograd_correlate(backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx), *form,
-                           unpooled(pool, dy, taps, conv.ow));
+        const Correlation<T> correlation = backward_correlation<T>(conv, v, h, nullptr, weight, nullptr, dx);
+        winograd_correlate(correlation, *form, unpooled(pool, dy, taps, conv.ow), results_of(correlation));
         return;
     }
     const index_t images = std::clamp<index_t>(gradient_elements / between, 1, std::max<index_t>(conv.n, 1));
@@ -156,8 +157,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool by_unit = suits_unit(correlation, form);
-    const bool same_bits = !by_unit && (suits_channels(correlation) || correlation.reduction() <= 256);
+    const bool by_phases = phases_forward_form<T>(conv, Algorithm::automatic) != nullptr;
+    const bool by_unit = !by_phases && suits_unit(correlation, form);
+    const bool same_bits = !by_unit && !by_phases && (suits_channels(correlation) || correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
@@ -175,13 +177,18 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         return;
     }
     if (form && !by_unit && windows_apart(pool)) {
-        winograd_correlate(correlation, *form, pixels_of(x, conv.c, conv.h, conv.w), &pooled);
+        winograd_correlate<T>(
+            correlation, *form, pixels_of(x, conv.c, conv.h, conv.w),
+            [&](const Strip& strip, index_t, index_t, index_t channel, index_t count, const T* sums) {
+                store_pooled(pooled, strip, channel, count, sums);
+            },
+            pool.kernel.h);
         return;
     }
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
-    const bool inside = windows_inside(pool) && pool.stride.w <= 2;
+    const bool inside = windows_inside(pool) && pool.stride.w <= 2 && !by_phases;
     const auto some_images = [&](index_t task) {
         const index_t first = task * images, in = conv.c * conv.h * conv.w, rows = pool.c * pool.oh;
         ConvShape part_of_conv = conv;

@@ -6,6 +6,7 @@
 #include "conv.hpp"
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
+#include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
 #include "parallel.hpp"
@@ -34,7 +35,12 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
                      Algorithm algorithm) {
     const WinogradForm* const form = winograd_weight_form(s, algorithm);
     if (form && dweight && s.n > 0) {
-        winograd_backward_weight(s, *form, dy, x, dweight, dbias);
+        winograd_backward_weight(s, *form, dy, pixels_of(x, s.c, s.h, s.w), dweight, dbias);
+        return;
+    }
+    const WinogradForm* const of_phases = winograd_weight_form_of_phases(s, algorithm);
+    if (of_phases && dweight && s.n > 0) {
+        conv2d_backward_weight_by_phases(s, *of_phases, dy, x, dweight, dbias);
         return;
     }
     if constexpr (sizeof(T) == sizeof(float)) {

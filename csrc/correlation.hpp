@@ -113,8 +113,18 @@ Correlation<T> backward_correlation(const ConvShape& s, const Axis& v, const Axi
             s.kw, taps, bias, dx,       s.h,    s.w};
 }
 
-/// The way of results: [pixel][nr], the results of a strip in columns [col, col + width), go to `count` channels from
-/// `channel` on.
+/// Packs what a strip of an image's rows has in columns [col, col + width) of `count` channels from `channel` on, as
+/// [pixel][nr]: whole vectors, with zeros behind the last channel. One pixel more may be written.
+template <class T>
+using PackPixels =
+    std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
+
+/// The way back: takes the results of such a strip.
+template <class T>
+using StorePixels = std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count,
+                                       const T* pixels)>;
+
+/// Turns results over into the planes of a correlation.
 template <class T>
 void store_pixels(const Correlation<T>& c, const Strip& strip, index_t col, index_t width, index_t channel,
                   index_t count, const T* pixels) {
@@ -137,11 +147,13 @@ void store_pixels(const Correlation<T>& c, const Strip& strip, index_t col, inde
     }
 }
 
-/// Packs what a strip of an image's rows has in columns [col, col + width) of `count` channels from `channel` on, as
-/// [pixel][nr]: whole vectors, with zeros behind the last channel. One pixel more may be written.
+/// The way of a correlation's results, which must outlive it.
 template <class T>
-using PackPixels =
-    std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
+StorePixels<T> results_of(const Correlation<T>& c) {
+    return [&c](const Strip& strip, index_t col, index_t width, index_t channel, index_t count, const T* pixels) {
+        store_pixels(c, strip, col, width, channel, count, pixels);
+    };
+}
 
 /// sums[c] += the sum of channel c < channels <= nr over `count` pixels that are packed so: their product with ones.
 template <class T>

@@ -184,7 +184,7 @@ index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) *
 
 template <class T>
 void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const PackPixels<T>& images,
-                        const Pooled<T>* pooled) {
+                        const StorePixels<T>& results, index_t window_rows) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const WinogradTransforms<T>& transforms = kernel.winograd[&form - winograd_forms];
     const int nr = kernel.nr, tile = form.tile, pitch = form.stride * tile, size = form.size();
@@ -221,13 +221,13 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile);
     const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
     // So many rows of an image's tiles stay together: their results hold whole windows.
-    const index_t pool_rows = pooled ? pooled->shape.kernel.h : 1;
-    const index_t unit = scatter ? tiles_v : pool_rows / std::gcd(pool_rows, index_t(tile));
+    const index_t rows_together = std::max<index_t>(window_rows, 1);
+    const index_t unit = scatter ? tiles_v : rows_together / std::gcd(rows_together, index_t(tile));
     const index_t units = ceil_div(tiles_v, unit);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
     index_t most = std::max<index_t>(std::max(pixel_elements / (elements * ld), least) / unit, 1);
     if (tiles_h <= 2 * most) most = std::max(most, tiles_h);  // whole rows: their pixels follow each other in memory
-    const BlockGrid grid = balanced_grid(c.images, units, tiles_h, most, threads, scatter || pooled != nullptr);
+    const BlockGrid grid = balanced_grid(c.images, units, tiles_h, most, threads, scatter || window_rows > 0);
     const auto first_row = [&](index_t i) { return i / units * tiles_v + std::min(i % units * unit, tiles_v); };
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
@@ -304,23 +304,17 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
                 transform(sums_of_tile, sum_steps.data(), count, image.data() + to.first, to.offsets, bias);
                 sums_of_tile += nr;
             }
-            if (pooled) {
-                for (const PixelBlock::Piece& piece : out.pieces) {
-                    store_pooled(*pooled, piece.strip, channel, count, image.data() + piece.first * nr);
-                }
-                continue;
-            }
             if (scatter && c.relu) kernel.relu_forward(image.data(), image.data(), out.pixels() * nr);
             for (const PixelBlock::Piece& piece : out.pieces) {
-                store_pixels(c, piece.strip, piece.col, piece.width, channel, count, image.data() + piece.first * nr);
+                results(piece.strip, piece.col, piece.width, channel, count, image.data() + piece.first * nr);
             }
         }
     });
 }
 
 template <class T>
-void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, const PackPixels<T>& dy, const T* x,
-                              T* dweight, T* dbias) {
+void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, const PackPixels<T>& dy,
+                              const PackPixels<T>& images, T* dweight, T* dbias) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const WinogradTransforms<T>& transforms = kernel.winograd[&form - winograd_forms];
     const int nr = kernel.nr, tile = form.tile;
@@ -354,7 +348,6 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
     }
     for (index_t t = 0; t < most_tiles; ++t) row_of_dy.push_back(t * ld_dy);
 
-    const PackPixels<T> images = pixels_of(x, s.c, s.h, s.w);
     Scratch<T> partials((splits - 1) * size), bias_partials(splits * s.k);
     const index_t tasks = splits * s.groups * c_chunks * k_chunks;
     const double task_ns = static_cast<double>(grid.blocks() * most_tiles * elements) * static_cast<double>(s.k * cg) *
@@ -429,12 +422,12 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
 }
 
 template void winograd_correlate(const Correlation<float>&, const WinogradForm&, const PackPixels<float>&,
-                                 const Pooled<float>*);
+                                 const StorePixels<float>&, index_t);
 template void winograd_correlate(const Correlation<double>&, const WinogradForm&, const PackPixels<double>&,
-                                 const Pooled<double>*);
-template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<float>&, const float*,
-                                       float*, float*);
-template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<double>&, const double*,
-                                       double*, double*);
+                                 const StorePixels<double>&, index_t);
+template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<float>&,
+                                       const PackPixels<float>&, float*, float*);
+template void winograd_backward_weight(const ConvShape&, const WinogradForm&, const PackPixels<double>&,
+                                       const PackPixels<double>&, double*, double*);
 
 }  // namespace npconv

@@ -5,7 +5,6 @@
 
 #include "conv.hpp"
 #include "correlation.hpp"
-#include "pool.hpp"
 
 namespace npconv {
 
@@ -21,14 +20,19 @@ const WinogradForm* winograd_form(const ConvShape& shape, const Axis& v, const A
 /// The same for the weight gradient.
 const WinogradForm* winograd_weight_form(const ConvShape& shape, Algorithm algorithm);
 
-/// The correlation; `in` stands for the images of that name. If `pooled` is not null, its windows lie side by side.
+/// The same for the convolution of the phases of a strided one (conv_phases.hpp), and for its weight gradient.
+const WinogradForm* winograd_form_of_phases(const ConvShape& shape, Algorithm algorithm);
+const WinogradForm* winograd_weight_form_of_phases(const ConvShape& shape, Algorithm algorithm);
+
+/// The correlation; `in` and `out` stand for the images of these names. If `window_rows` is not 0, `out` is given whole
+/// rows, so many (and so many more) together.
 template <class T>
 void winograd_correlate(const Correlation<T>& correlation, const WinogradForm& form, const PackPixels<T>& in,
-                        const Pooled<T>* pooled = nullptr);
+                        const StorePixels<T>& out, index_t window_rows = 0);
 
 /// dweight, and dbias if it is not null.
 template <class T>
-void winograd_backward_weight(const ConvShape& shape, const WinogradForm& form, const PackPixels<T>& dy, const T* x,
-                              T* dweight, T* dbias);
+void winograd_backward_weight(const ConvShape& shape, const WinogradForm& form, const PackPixels<T>& dy,
+                              const PackPixels<T>& images, T* dweight, T* dbias);
 
 }  // namespace npconv

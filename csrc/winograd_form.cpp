@@ -15,8 +15,8 @@ struct Work {
 const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double direct_cost, double element_cost) {
     if (algorithm == Algorithm::gemm) return nullptr;
     const bool automatic = algorithm == Algorithm::automatic;
-    // Less would half fill the vectors; and small examples with whole numbers stay exact.
-    if (automatic && (work.in_channels < 16 || work.out_channels < 16)) return nullptr;
+    // Fewer would leave much of the vectors empty; and small examples with whole numbers stay exact.
+    if (automatic && (work.in_channels < 12 || work.out_channels < 16)) return nullptr;
     const WinogradForm* best = nullptr;
     for (const WinogradForm& form : winograd_forms) {
         if (work.taps != form.kernel || work.stride != form.stride) continue;
@@ -53,34 +53,64 @@ Work work_of(const ConvShape& s) {
     return {square ? s.kh : 0, s.stride.h, s.oh, s.ow, s.cg(), s.kg()};
 }
 
+/// Of the convolution of its phases (conv_phases.hpp); no taps where that has one alone.
+Work work_of_phases(const ConvShape& s) {
+    const Work work = work_of(s);
+    const index_t taps = ceil_div(work.taps, work.stride);
+    if (taps <= 1) return {0, 1, 0, 0, 0, 0};
+    return {taps, 1, work.out_h, work.out_w, work.in_channels * work.stride * work.stride, work.out_channels};
+}
+
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
 // nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
 // to 112 pixels: a step of the direct product costs 9 more for packing, and the ends of rows cost 10000 a row. Of 2x2
 // taps nearly nothing is packed.
-const WinogradForm* form_for(const Work& work, Algorithm algorithm) {
+double direct_cost(const Work& work) {
     const auto pixels = static_cast<double>(work.out_h * work.out_w);
     const auto steps = static_cast<double>(work.taps * work.taps * work.in_channels);
-    const double direct = pixels * steps * ((work.taps == 2 ? 0.9 : 1.5) * static_cast<double>(work.out_channels) + 9) +
-                          10000 * static_cast<double>(work.out_h);
+    return pixels * steps * ((work.taps == 2 ? 0.9 : 1.5) * static_cast<double>(work.out_channels) + 9) +
+           10000 * static_cast<double>(work.out_h);
+}
+
+const WinogradForm* form_for(const Work& work, Algorithm algorithm, double direct) {
     return choose_form(work, algorithm, direct, element_cost(work, 1.1, 22, 600));
+}
+
+// The weight gradient transforms what goes in, but its result only once: it is worth it sooner.
+double direct_weight_cost(const Work& work) {
+    const auto pixels = static_cast<double>(work.out_h * work.out_w);
+    const auto steps = static_cast<double>(work.taps * work.taps * work.in_channels);
+    return pixels * steps * static_cast<double>(ceil_div(work.out_channels, 16) * 16) / 0.45;
+}
+
+const WinogradForm* weight_form_for(const Work& work, Algorithm algorithm, double direct) {
+    return choose_form(work, algorithm, direct, element_cost(work, 1.15, 20, 300));
 }
 
 }  // namespace
 
-const WinogradForm* winograd_form(const ConvShape& s, Algorithm algorithm) { return form_for(work_of(s), algorithm); }
+const WinogradForm* winograd_form(const ConvShape& s, Algorithm algorithm) {
+    const Work work = work_of(s);
+    return form_for(work, algorithm, direct_cost(work));
+}
 
 const WinogradForm* winograd_form(const ConvShape& s, const Axis& v, const Axis& h, Algorithm algorithm) {
     const bool square = s.dilation.h == 1 && s.dilation.w == 1 && v.taps.size() == h.taps.size();
-    return form_for({square ? static_cast<index_t>(v.taps.size()) : 0, 1, v.out, h.out, s.kg(), s.cg()}, algorithm);
+    const Work work{square ? static_cast<index_t>(v.taps.size()) : 0, 1, v.out, h.out, s.kg(), s.cg()};
+    return form_for(work, algorithm, direct_cost(work));
 }
 
-// The weight gradient transforms what goes in, but its result only once: it is worth it sooner.
 const WinogradForm* winograd_weight_form(const ConvShape& s, Algorithm algorithm) {
     const Work work = work_of(s);
-    const auto pixels = static_cast<double>(s.oh * s.ow);
-    const auto steps = static_cast<double>(work.taps * work.taps * s.cg());
-    const double direct = pixels * steps * static_cast<double>(ceil_div(s.kg(), 16) * 16) / 0.45;
-    return choose_form(work, algorithm, direct, element_cost(work, 1.15, 20, 300));
+    return weight_form_for(work, algorithm, direct_weight_cost(work));
+}
+
+const WinogradForm* winograd_form_of_phases(const ConvShape& s, Algorithm algorithm) {
+    return form_for(work_of_phases(s), algorithm, direct_cost(work_of(s)));
+}
+
+const WinogradForm* winograd_weight_form_of_phases(const ConvShape& s, Algorithm algorithm) {
+    return weight_form_for(work_of_phases(s), algorithm, direct_weight_cost(work_of(s)));
 }
 
 }  // namespace npconv

@@ -80,7 +80,10 @@ def test_tasks_are_counted_as_they_are_cut(cuts):
     assert len(splits) == 1
     # The data gradient for few channels: a whole image, or some of its rows.
     assert cuts.data_gradient_loops(convs["book conv1"], 64)[0].tasks == 100
-    assert cuts.data_gradient_loops(convs["alexnet conv1"], 64)[0].tasks == 24
+    assert cuts.data_gradient_loops(convs["vgg conv1_1"], 64)[0].tasks == 12
+    # AlexNet's is one of 3x3 and 48 channels, by Winograd's algorithm: the weights, and blocks of its tiles of 5x5.
+    weights, blocks = cuts.forward_loops(convs["alexnet conv1"], 2)
+    assert (weights.tasks, blocks.tasks) == (2, 44)
     # Two loops for each of three phases of a stride, whose weights are packed; in the fourth, by Winograd's algorithm,
     # each of few blocks transforms its weights itself.
     assert len(cuts.data_gradient_loops(convs["stride 2"], 64)) == 7

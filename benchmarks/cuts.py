@@ -224,12 +224,17 @@ def windows_loops(c: Correlation, threads: int) -> list[Loop]:
     return [weights, Loop(blocks * clamp(threads // blocks, 1, panels), work)]
 
 
+def partial_sums(s: Conv, size: int, shares: int, blocks: int) -> int:
+    """partial_sums of conv_weight.cpp."""
+    wanted, memory = max((1 << 18) // size, ceil_div(64, shares)), max(1 << 20, 3 * s.k * s.c * s.kernel**2) // size
+    return clamp(min(wanted, memory, blocks), 1, 64)
+
+
 def unit_weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight_1x1 of conv_1x1.cpp."""
     tiles, panels, pixels = ceil_div(s.c, NR), ceil_div(s.k, NR), s.n * s.out_size**2
     size = tiles * panels * NR * NR
-    wanted, memory = max((1 << 18) // size, ceil_div(64, tiles)), max(1 << 20, 3 * size) // size
-    splits = clamp(min(wanted, memory, s.n * ceil_div(s.out_size**2, 256)), 1, 64)
+    splits = partial_sums(s, size, tiles, s.n * ceil_div(s.out_size**2, 256))
     tasks = splits * clamp(ceil_div(2 * threads, splits), 1, tiles)
     return [Loop(tasks, pixels * s.k * s.c * FMA_NS / 2), Loop(tiles * panels, splits * size * ELEMENT_NS)]
 
@@ -350,8 +355,7 @@ def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     blocks = ceil_div(rows, block_rows) * ceil_div(cols, width)
     tap_rows, panels = s.c * s.kernel**2, ceil_div(s.k, NR)
     partial = (1 + tap_rows) * panels * NR
-    few, memory = (max(1 << limit, 3 * s.k * tap_rows) // partial for limit in (18, 20))
-    splits = clamp(min(max(few, ceil_div(64, ceil_div(s.c, 16))), memory, blocks), 1, 64)
+    splits = partial_sums(s, partial, ceil_div(s.c, 16), blocks)
     out_rows = s.n if one_row else s.out_size
     strips = (block_rows + out_rows - 2) // out_rows + 1
     plane = (block_rows + strips * reach) * (width + reach) * slots

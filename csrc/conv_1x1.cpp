@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bfloat16x3.hpp"
+#include "conv_weight.hpp"
 #include "panels.hpp"
 #include "parallel.hpp"
 #include "slab.hpp"
@@ -135,19 +136,15 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
 }
 
 // The product of the pixels of x (in channels x pixels) and those of dy (pixels x out channels), block by block of
-// pixels. The blocks are cut into `splits` runs that are summed apart and then added in order: by the shape alone, or
-// the sums would depend on the number of threads.
+// pixels.
 bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const float* x, float* dweight,
                          float* dbias) {
     const Bfloat16x3Kernels& unit = *bfloat16x3_kernels();
-    constexpr index_t tile_size = Unit::rows * Unit::columns, most_pixels = 256, most_splits = 64;
-    constexpr index_t few_sums = 1 << 18, most_sums = 1 << 20;  // few, unless more give more threads work
+    constexpr index_t tile_size = Unit::rows * Unit::columns, most_pixels = 256;
     const index_t plane = s.h * s.w, cols = ceil_div(plane, most_pixels), blocks = s.n * cols;
     const index_t tiles = ceil_div(s.cg(), Unit::rows), panels = ceil_div(s.kg(), Unit::columns);
     const index_t size = tiles * panels * tile_size, all_size = s.groups * size;
-    const index_t wanted = std::max(few_sums / all_size, ceil_div(most_splits, s.groups * tiles));
-    const index_t memory = std::max(most_sums, 3 * all_size) / all_size;
-    const index_t splits = std::clamp<index_t>(std::min({wanted, memory, blocks}), 1, most_splits);
+    const index_t splits = partial_sums(s, all_size, s.groups * tiles, blocks);
     const index_t chunks = std::clamp<index_t>(ceil_div(2 * get_num_threads(), splits * s.groups), 1, tiles);
     constexpr index_t pairs = most_pixels / 2, a_part = Unit::rows * pairs, b_part = pairs * Unit::columns;
     index_t at_a[pairs / Unit::pairs], at_b[pairs / Unit::pairs];

@@ -19,12 +19,17 @@ namespace {
 
 constexpr index_t weight_grad_pixels = 256;  // output pixels that the weight gradient sums at a time
 
-// Partial sums are written, read again and added. They are few, unless more of them give more threads work.
-constexpr index_t few_elements = 1 << 18, most_elements = 1 << 20;
-constexpr index_t most_splits = 64;
 constexpr index_t least_channels = 16;  // of a task
 
 }  // namespace
+
+index_t partial_sums(const ConvShape& s, index_t size, index_t shares, index_t blocks) {
+    // They are written, read again and added; so they are few, unless more of them give more threads work.
+    constexpr index_t few_elements = 1 << 18, most_elements = 1 << 20, most = 64;
+    const index_t wanted = std::max(few_elements / size, ceil_div(most, shares));
+    const index_t memory = std::max(most_elements, 3 * s.k * s.cg() * s.kh * s.kw) / size;
+    return std::clamp<index_t>(std::min({wanted, memory, blocks}), 1, most);
+}
 
 // dweight^T is a GEMM too: its rows are the (channel, tap) pairs, its columns the output channels, and the reduction
 // runs over all output pixels. The left operand is read from the slab, the right one is dy, transposed block by block
@@ -56,20 +61,14 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
     const index_t partial_size = (bias_rows + tap_rows) * ld;
     if (partial_size == 0) return;
 
-    // The pixels are cut into blocks, and the blocks into `splits` runs that are summed apart and then added in
-    // order. All this depends on the shape alone, or the sums would depend on the number of threads.
     const index_t width = std::min(s.ow, weight_grad_pixels), col_blocks = ceil_div(s.ow, width);
     const index_t rows = s.n * s.oh;
     const index_t block_rows = std::clamp<index_t>(
         std::min(weight_grad_pixels / width, rows_within(v, h, width, slab_elements)), 1, std::max<index_t>(rows, 1));
     const index_t blocks = ceil_div(rows, block_rows) * col_blocks;
     const bool in_place = pixel_by_pixel(s);
-    const auto partials_of = [&](index_t elements) {
-        return std::max(elements, 3 * s.k * s.cg() * taps) / (s.groups * partial_size);
-    };
     const index_t shares = s.groups * ceil_div(std::max<index_t>(s.cg(), 1), least_channels);
-    const index_t wanted = std::max(partials_of(few_elements), ceil_div(most_splits, shares));
-    const index_t splits = std::clamp<index_t>(std::min({wanted, partials_of(most_elements), blocks}), 1, most_splits);
+    const index_t splits = partial_sums(s, s.groups * partial_size, shares, blocks);
 
     // The channels are dealt to tasks in chunks; each sum is the same however they are.
     const SlabLayout layout(v, h, block_rows, width);

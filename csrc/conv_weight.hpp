@@ -12,6 +12,11 @@ template <class T>
 void backward_weight(const ConvShape& shape, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
                      Algorithm algorithm);
 
+/// The output pixels, in `blocks` blocks, are cut into so many runs that are summed apart and then added in order: by
+/// the shape alone, or the sums would depend on the number of threads. All sums of a run have `size` elements, and
+/// `shares` tasks can make them.
+index_t partial_sums(const ConvShape& shape, index_t size, index_t shares, index_t blocks);
+
 /// Adds what gradients(dweight, dbias) makes of other images.
 template <class T, class Gradients>
 void add_gradients(const ConvShape& s, T* dweight, T* dbias, const Gradients& gradients) {

@@ -34,11 +34,7 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
     const index_t taps = c.taps(), reduction = c.reduction(), panels = ceil_div(c.out_channels, nr);
     const index_t in_plane = c.v.in * c.h.in, image_stride = c.groups * c.in_channels * in_plane;
 
-    Scratch<T> weights(c.groups * panels * reduction * nr), biases(c.groups * panels * nr);
-    parallel_for(c.groups * panels, static_cast<double>(nr * reduction) * element_ns, [&](index_t task) {
-        const index_t m = task % panels * nr, count = std::min<index_t>(nr, c.out_channels - m);
-        pack_weights(c, task / panels, m, count, nr, weights.data() + task * reduction * nr);
-    });
+    Scratch<T> biases(c.groups * panels * nr);
     for (index_t group = 0; c.bias && group < c.groups; ++group) {
         T* const to = biases.data() + group * panels * nr;
         std::fill(to, to + panels * nr, T(0));
@@ -52,16 +48,31 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
     const index_t depth = parts_of_channels ? reduction_block : step_channels * taps;
     const index_t slab_channels = parts_of_channels ? 2 : step_channels;
 
-    const index_t threads = get_num_threads();
+    const index_t out_pixels = c.images * c.v.out * c.h.out;
+    const index_t threads =
+        useful_threads(static_cast<double>(out_pixels * c.out_channels) * static_cast<double>(reduction) * fma_ns);
     const index_t panels_at_once = std::min(panels, ceil_div(sum_elements, 64 * nr));
     const index_t slab_rows = rows_within(c.v, c.h, std::min(c.h.out, most_pixels), slab_elements);
     const index_t pixels = std::min({most_pixels, sum_elements / (panels_at_once * nr), slab_rows * c.h.out});
     const index_t unit = pooled ? pooled->shape.kernel.h : 1;  // rows that stay together; with pooling, whole ones
-    const index_t most = std::max<index_t>(pixels / unit, 1);
+    const index_t share = panels > 1 ? pixels : ceil_div(out_pixels, threads);  // a panel cannot be shared
+    const index_t most = std::max<index_t>(std::min(pixels, share) / unit, 1);
     const BlockGrid grid = balanced_grid(c.images, c.v.out / unit, c.h.out, most, threads, pooled != nullptr);
     const index_t blocks = grid.blocks() * c.groups;
     const index_t parts =
         std::clamp<index_t>(blocks < threads ? threads / blocks : 1, ceil_div(panels, panels_at_once), panels);
+
+    // Where each thread has one task, it packs the weights itself: that is quicker than to fetch them from another
+    // core.
+    const bool at_once = blocks * parts > threads;
+    const auto pack_panel = [&](index_t group, index_t panel, T* to) {
+        const index_t m = panel * nr;
+        pack_weights(c, group, m, std::min<index_t>(nr, c.out_channels - m), nr, to);
+    };
+    Scratch<T> all_weights(at_once ? c.groups * panels * reduction * nr : 0);
+    parallel_for(at_once ? c.groups * panels : 0, static_cast<double>(nr * reduction) * element_ns, [&](index_t task) {
+        pack_panel(task / panels, task % panels, all_weights.data() + task * reduction * nr);
+    });
 
     // Large planes are copied even where there is no padding: their rows lie in too many pages.
     const bool in_place = stays_inside(c.v) && stays_inside(c.h) && step_channels * in_plane <= slab_elements;
@@ -88,6 +99,12 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
         Scratch<T> slab(in_place ? 0 : layout.size(slab_channels) + kernel.lanes);
         Scratch<T> sums((last_panel - first_panel) * block_pixels * nr);
         Scratch<index_t> a_row(depth);
+        Scratch<T> own_weights(at_once ? 0 : (last_panel - first_panel) * reduction * nr);
+        for (index_t panel = first_panel; !at_once && panel < last_panel; ++panel) {
+            pack_panel(group, panel, own_weights.data() + (panel - first_panel) * reduction * nr);
+        }
+        const T* const weights =
+            at_once ? all_weights.data() + (group * panels + first_panel) * reduction * nr : own_weights.data();
         std::vector<Strip> strips;
         cut_into_strips(block, c.v.out, strips);
         if (!in_place) layout.place(strips);
@@ -114,7 +131,7 @@ void correlate_along_channels(const Correlation<T>& c, const Pooled<T>* pooled) 
             }
             for (index_t panel = first_panel; panel < last_panel; ++panel) {
                 const bool narrow = c.out_channels - panel * nr <= kernel.lanes;
-                const T* const b = weights.data() + ((group * panels + panel) * reduction + k) * nr;
+                const T* const b = weights + ((panel - first_panel) * reduction + k) * nr;
                 const T* const bias = c.bias ? biases.data() + (group * panels + panel) * nr : nullptr;
                 T* sum = sums.data() + (panel - first_panel) * block_pixels * nr;
                 for (const Strip& strip : strips) {

@@ -87,6 +87,11 @@ inline void start_threads(int count, void (*check_interrupt)()) {
 /// A thread is worth waking for this many nanoseconds of work.
 constexpr double thread_ns = 5000;
 
+/// How many threads are worth waking for work of so many nanoseconds, at least one.
+inline index_t useful_threads(double ns) {
+    return static_cast<index_t>(std::clamp(ns / thread_ns, 1.0, static_cast<double>(get_num_threads())));
+}
+
 /// The next of some tasks that belong together; no two in one cache line.
 struct alignas(64) Share {
     std::atomic<index_t> next{0};
@@ -116,9 +121,7 @@ void parallel_for(index_t n, double item_ns, Body&& body) {
         }
     };
 
-    const double useful = static_cast<double>(n) * item_ns / thread_ns;
-    const double most = static_cast<double>(std::min<index_t>(n, get_num_threads()));
-    const int threads = static_cast<int>(std::min(useful, most));
+    const int threads = static_cast<int>(std::min(n, useful_threads(static_cast<double>(n) * item_ns)));
     if (threads > 1) {
 #ifdef _OPENMP
         // Every thread begins with a share of its own, the same in every loop over as many tasks: what it wrote for one

@@ -64,7 +64,7 @@ struct Phase {
     /// once for each tap and output channel; the sums of several rows are in registers at a time.
     void run(index_t group, index_t row, index_t rows, std::vector<Strip>& strips, T* slab, T* buffer) const {
         const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
-        strips.assign(1, {group, row, rows, 0});
+        strips[0] = {group, row, rows, 0};
         layout.fill({row, row + rows, 0, c.h.out}, strips, c.in, c.in_channels * in_plane, c.in_channels, T(0), slab);
         const TypedKernels<T>& kernel = kernels_of<T>();
         const bool direct = c.h.step == 1;
@@ -114,7 +114,7 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
     parallel_for(ceil_div(all, grain), static_cast<double>(grain) * block_ns, [&](index_t task) {
         Scratch<T> slab(slab_size + 2 * kernels_of<T>().lanes), buffer(buffer_size);
         if (short_rows) slab.clear();  // lanes behind the last row are computed, too
-        std::vector<Strip> strips;
+        std::vector<Strip> strips(1);
         for (index_t i = task * grain; i < std::min((task + 1) * grain, all); ++i) {
             const index_t group = i / blocks, row = i % blocks * block_rows;
             for (const Phase<T>& part : parts) {
@@ -155,7 +155,7 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
         T* const sums = partials.data() + task * row;
         std::fill(sums, sums + row, T(0));
         Scratch<T> slab(layout.size(s.cg()) + 2 * kernel.lanes), buffer(s.kg() * s.oh * s.ow + kernel.lanes);
-        std::vector<Strip> strips;
+        std::vector<Strip> strips(1);
         const T* planes[most_filters];
         for (index_t image = share_begin(part, parts, s.n); image < share_begin(part + 1, parts, s.n); ++image) {
             for (index_t k = 0; k < s.kg(); ++k) {
@@ -164,7 +164,7 @@ void conv2d_backward_weight_by_planes(const ConvShape& s, const PlaneOfDy<T>& dy
             for (index_t top = 0; top < s.oh; top += block_rows) {
                 const index_t rows = std::min(block_rows, s.oh - top), first = image * s.oh + top;
                 const Block block{first, first + rows, 0, s.ow};
-                strips.assign(1, {image, top, rows, 0});
+                strips[0] = {image, top, rows, 0};
                 layout.fill(block, strips, x + group * s.cg() * s.h * s.w, s.c * s.h * s.w, s.cg(), T(0), slab.data());
                 const T* from[most_filters];
                 for (index_t k = 0; k < s.kg(); ++k) from[k] = planes[k] + top * s.ow;

@@ -6,6 +6,7 @@
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_dilated.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_windows.hpp"
@@ -242,6 +243,10 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
                        y + batch * shape.k * shape.oh * shape.ow, algorithm, relu);
         return;
     }
+    if (suits_apart<T>(shape, algorithm)) {
+        conv2d_forward_apart(shape, x, weight, bias, relu, y);
+        return;
+    }
     const ConvShape s = in_one_row(shape);
     if (const WinogradForm* const of_phases = phases_forward_form<T>(s, algorithm)) {
         conv2d_forward_by_phases(s, *of_phases, x, weight, bias, relu, y);
@@ -262,6 +267,10 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         if (batch == shape.n) return;
         conv2d_backward_data(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow, weight,
                              dx + batch * shape.c * shape.h * shape.w, algorithm);
+        return;
+    }
+    if (suits_apart<T>(shape, algorithm)) {
+        conv2d_backward_data_apart(shape, dy, weight, bias, dx);
         return;
     }
     const ConvShape s = in_one_row(shape);

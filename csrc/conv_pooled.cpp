@@ -5,6 +5,7 @@
 #include "conv.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_dilated.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_weight.hpp"
@@ -133,6 +134,12 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         });
         return;
     }
+    if (suits_apart<T>(conv, automatic)) {
+        Scratch<T> dz(conv.n * conv.k * conv.oh * conv.ow);
+        relu_max_pool2d_backward(TapPixels(pool), conv.n * conv.k, dy, taps, dz.data());
+        conv2d_backward_weight_apart(conv, dz.data(), x, dweight, dbias);
+        return;
+    }
     const ConvShape s = in_one_row(conv);
     if (weight_suits_planes(s)) {
         const TapPixels pixels(pool);
@@ -157,9 +164,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool by_phases = phases_forward_form<T>(conv, Algorithm::automatic) != nullptr;
-    const bool by_unit = !by_phases && suits_unit(correlation, form);
-    const bool same_bits = !by_unit && !by_phases && (suits_channels(correlation) || correlation.reduction() <= 256);
+    const bool by_parts =
+        phases_forward_form<T>(conv, Algorithm::automatic) || suits_apart<T>(conv, Algorithm::automatic);
+    const bool by_unit = !by_parts && suits_unit(correlation, form);
+    const bool same_bits = !by_unit && !by_parts && (suits_channels(correlation) || correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
@@ -188,7 +196,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
-    const bool inside = windows_inside(pool) && pool.stride.w <= 2 && !by_phases;
+    const bool inside = windows_inside(pool) && pool.stride.w <= 2 && !by_parts;
     const auto some_images = [&](index_t task) {
         const index_t first = task * images, in = conv.c * conv.h * conv.w, rows = pool.c * pool.oh;
         ConvShape part_of_conv = conv;

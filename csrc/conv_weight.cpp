@@ -6,6 +6,7 @@
 #include "conv.hpp"
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
+#include "conv_dilated.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
@@ -178,6 +179,10 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
             conv2d_backward_weight(with_images(shape, shape.n - batch), dy + batch * shape.k * shape.oh * shape.ow,
                                    x + batch * shape.c * shape.h * shape.w, more_dweight, more_dbias, algorithm);
         });
+        return;
+    }
+    if (suits_apart<T>(shape, algorithm)) {
+        conv2d_backward_weight_apart(shape, dy, x, dweight, dbias);
         return;
     }
     const ConvShape s = in_one_row(shape);

@@ -194,32 +194,40 @@ bool suits_taps(const ConvShape& s) {
 }  // namespace
 
 template <class T>
-bool suits_unit(const Correlation<T>& c, const WinogradForm* form) {
-    return suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
+Way way_of(const Correlation<T>& c, const WinogradForm* form) {
+    // With stride 1 fewer multiplications gain more than quicker ones.
+    const bool by_unit = suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
+    if (by_unit) return Way::unit;
+    if (form) return Way::winograd;
+    return suits_planes(c) ? Way::planes : suits_channels(c) ? Way::channels : Way::gemm;
 }
 
 template <class T>
 void correlate(const Correlation<T>& c, const WinogradForm* form) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-        if (suits_unit(c, form)) {
-            for (const index_t image : c.taps() == 1 ? correlate_1x1(c) : correlate_windows(c)) {
-                Correlation<T> again = c;
-                again.images = 1;
-                again.in += image * c.groups * c.in_channels * c.v.in * c.h.in;
-                again.out += image * c.groups * c.out_channels * c.out_h * c.out_w;
-                correlate_gemm(again);
+    switch (way_of(c, form)) {
+        case Way::unit:
+            if constexpr (sizeof(T) == sizeof(float)) {
+                for (const index_t image : c.taps() == 1 ? correlate_1x1(c) : correlate_windows(c)) {
+                    Correlation<T> again = c;
+                    again.images = 1;
+                    again.in += image * c.groups * c.in_channels * c.v.in * c.h.in;
+                    again.out += image * c.groups * c.out_channels * c.out_h * c.out_w;
+                    correlate_gemm(again);
+                }
             }
             return;
-        }
-    }
-    if (form) {
-        winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in), results_of(c));
-    } else if (suits_planes(c)) {
-        correlate_planes(std::vector{c});
-    } else if (suits_channels(c)) {
-        correlate_along_channels(c);
-    } else {
-        correlate_gemm(c);
+        case Way::winograd:
+            winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in), results_of(c));
+            return;
+        case Way::planes:
+            correlate_planes(std::vector{c});
+            return;
+        case Way::channels:
+            correlate_along_channels(c);
+            return;
+        case Way::gemm:
+            correlate_gemm(c);
+            return;
     }
 }
 
@@ -318,8 +326,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     }
 }
 
-template bool suits_unit(const Correlation<float>&, const WinogradForm*);
-template bool suits_unit(const Correlation<double>&, const WinogradForm*);
+template Way way_of(const Correlation<float>&, const WinogradForm*);
+template Way way_of(const Correlation<double>&, const WinogradForm*);
 template void correlate(const Correlation<float>&, const WinogradForm*);
 template void correlate(const Correlation<double>&, const WinogradForm*);
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm, bool);

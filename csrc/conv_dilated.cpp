@@ -135,8 +135,9 @@ bool suits_apart(const ConvShape& s, Algorithm algorithm) {
         return std::min(p.part.h, p.part.w) >= 5 && 2 * p.count() * p.part_size() <= 3 * p.plane_size();
     };
     if (!suits(apart.x) || !suits(apart.y) || apart.at_a_time() == 0) return false;
-    return winograd_form(apart.shape, algorithm) ||
-           suits_unit(forward_correlation<T>(apart.shape, nullptr, nullptr, nullptr, nullptr), nullptr);
+    const Correlation<T> correlation = forward_correlation<T>(apart.shape, nullptr, nullptr, nullptr, nullptr);
+    const Way way = way_of(correlation, winograd_form(apart.shape, algorithm));
+    return way == Way::winograd || way == Way::unit;
 }
 
 template <class T>

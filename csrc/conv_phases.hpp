@@ -19,7 +19,7 @@ template <class T>
 const WinogradForm* phases_forward_form(const ConvShape& shape, Algorithm algorithm) {
     const WinogradForm* const form = phases_form(shape, algorithm);
     const Correlation<T> correlation = forward_correlation<T>(shape, nullptr, nullptr, nullptr, nullptr);
-    return form && shape.cg() >= 32 && suits_unit(correlation, nullptr) ? nullptr : form;
+    return form && shape.cg() >= 32 && way_of(correlation, nullptr) == Way::unit ? nullptr : form;
 }
 
 /// y = x * weight + bias, or ReLU of that.

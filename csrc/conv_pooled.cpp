@@ -164,10 +164,10 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool by_parts =
-        phases_forward_form<T>(conv, Algorithm::automatic) || suits_apart<T>(conv, Algorithm::automatic);
-    const bool by_unit = !by_parts && suits_unit(correlation, form);
-    const bool same_bits = !by_unit && !by_parts && (suits_channels(correlation) || correlation.reduction() <= 256);
+    const bool as_another =
+        suits_apart<T>(conv, Algorithm::automatic) || phases_forward_form<T>(conv, Algorithm::automatic);
+    const Way way = way_of(correlation, form);
+    const bool by_channels = way == Way::channels || (way == Way::gemm && correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
@@ -180,11 +180,11 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         return;
     }
     const Pooled<T> pooled{pool, y, taps};
-    if (!form && tiles_input(pool) && same_bits && fills_vectors) {
+    if (!as_another && by_channels && fills_vectors && tiles_input(pool)) {
         correlate_along_channels(correlation, &pooled);
         return;
     }
-    if (form && !by_unit && windows_apart(pool)) {
+    if (!as_another && way == Way::winograd && windows_apart(pool)) {
         winograd_correlate<T>(
             correlation, *form, pixels_of(x, conv.c, conv.h, conv.w),
             [&](const Strip& strip, index_t, index_t, index_t channel, index_t count, const T* sums) {
@@ -196,7 +196,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const index_t between = conv.k * conv.oh * conv.ow, threads = get_num_threads();
     index_t images = std::clamp<index_t>(cache_elements / between, 1, std::max<index_t>(conv.n, 1));
     images = std::min(images, std::max<index_t>(conv.n / (4 * threads), 1));
-    const bool inside = windows_inside(pool) && pool.stride.w <= 2 && !by_parts;
+    const bool inside = windows_inside(pool) && pool.stride.w <= 2 && !as_another;
     const auto some_images = [&](index_t task) {
         const index_t first = task * images, in = conv.c * conv.h * conv.w, rows = pool.c * pool.oh;
         ConvShape part_of_conv = conv;
@@ -215,7 +215,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         }
         // In correlate_gemm, rows as far apart as in the slab: then a whole tile is stored at a time, whatever rows end
         // in it.
-        part.loose = !form && !suits_channels(part) && !suits_planes(part);
+        part.loose = way == Way::gemm;
         if (part.loose) part.out_w += part.h.reach;
         Scratch<T> z(part_of_conv.n * conv.k * conv.oh * part.out_w + 4 * max_tile_columns);
         part.out = z.data();

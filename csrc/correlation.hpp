@@ -41,11 +41,15 @@ struct Correlation {
     }
 };
 
-/// Whether a unit for bfloat16 makes it, instead of that form of Winograd's algorithm or, if it is null, any other way.
-template <class T>
-bool suits_unit(const Correlation<T>& correlation, const WinogradForm* form);
+/// The ways to make a correlation: by a unit for bfloat16, by Winograd's algorithm, plane by plane, or as a matrix
+/// product with vectors along the output channels or along the pixels.
+enum class Way { unit, winograd, planes, channels, gemm };
 
-/// The correlation, by the unit or else by a form of Winograd's algorithm if that is not null.
+/// The one that is expected to be the fastest; `form` is the form of Winograd's algorithm that would serve, or null.
+template <class T>
+Way way_of(const Correlation<T>& correlation, const WinogradForm* form);
+
+/// The correlation, that way.
 template <class T>
 void correlate(const Correlation<T>& correlation, const WinogradForm* form);
 

@@ -103,12 +103,12 @@ def direct_weight_cost(s: Conv) -> float:
     return s.out_size**2 * s.kernel**2 * s.c * ceil_div(s.k, 16) * 16 / 0.45
 
 
-def winograd_form(s: Conv, direct: float | None = None) -> Form | None:
-    return cheapest_form(s, direct_cost(s) if direct is None else direct, (1.1, 22, 600))
+def winograd_form(s: Conv) -> Form | None:
+    return cheapest_form(s, s, direct_cost(s), (1.1, 22, 600))
 
 
-def winograd_weight_form(s: Conv, direct: float | None = None) -> Form | None:
-    return cheapest_form(s, direct_weight_cost(s) if direct is None else direct, (1.15, 20, 300))
+def winograd_weight_form(s: Conv) -> Form | None:
+    return cheapest_form(s, s, direct_weight_cost(s), (1.15, 20, 300))
 
 
 def phases(s: Conv) -> Conv:
@@ -118,17 +118,26 @@ def phases(s: Conv) -> Conv:
 
 
 def phases_form(s: Conv) -> Form | None:
-    return None if s.stride == 1 or winograd_form(s) else winograd_form(phases(s), direct_cost(s))
+    """phases_form of conv_phases.cpp."""
+    others = s.stride == 1 or s.out_size < 10 or winograd_form(s)
+    return None if others else cheapest_form(phases(s), s, direct_cost(s), (1.1, 22, 600))
 
 
-def cheapest_form(s: Conv, direct: float, element: tuple[float, float, float]) -> Form | None:
+def phases_weight_form(s: Conv) -> Form | None:
+    others = s.stride == 1 or s.out_size < 10 or winograd_weight_form(s)
+    return None if others else cheapest_form(phases(s), s, direct_weight_cost(s), (1.15, 20, 300))
+
+
+def cheapest_form(s: Conv, whole: Conv, direct: float, element: tuple[float, float, float]) -> Form | None:
+    """choose_form of winograd_form.cpp; `whole` is the convolution itself, of which `s` may be that of the phases."""
     if s.c < 12 or s.k < 16:
         return None
     c, k = ceil_div(s.c, 16) * 16, ceil_div(s.k, 16) * 16
     product, transforms, rest = element
+    multiplications = whole.kernel**2 / (1 if s is whole else whole.stride**2)
     costs: dict[Form | None, float] = {None: direct}
     for form in FORMS:
-        saves_little = 2 * (form.tile * form.kernel) ** 2 < 3 * form.elements
+        saves_little = 2 * form.tile**2 * multiplications < 3 * form.elements
         too_many = saves_little and form.elements * s.c * s.k > 1 << 20
         if (s.kernel, s.stride) == (form.kernel, form.stride) and not too_many:
             elements = ceil_div(s.out_size, form.tile) ** 2 * form.elements
@@ -202,12 +211,13 @@ def unit_loops(c: Correlation, threads: int) -> list[Loop]:
 def suits_windows(c: Correlation) -> bool:
     """conv_windows.hpp."""
 
-    def nearly_fills(n: int, unit: int) -> bool:
-        return 10 * n >= 7 * ceil_div(n, unit) * unit
+    def share(n: int, unit: int) -> float:
+        return n / (ceil_div(n, unit) * unit)
 
+    if not UNIT or c.taps <= 1 or c.k < NR:
+        return False
     across_rows = c.phases == 1 and 10 * c.cols >= 7 * (c.cols + c.taps_h - 1)
-    fills = nearly_fills(c.taps_h * c.c, NR) and (across_rows or nearly_fills(c.cols, LANES))
-    return UNIT and c.taps > 1 and c.k >= NR and fills
+    return share(c.taps_h * c.c, NR) >= 0.7 and (across_rows or share(c.cols, LANES) >= 0.5)
 
 
 def windows_loops(c: Correlation, threads: int) -> list[Loop]:
@@ -323,9 +333,9 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
 
 def weight_gradient_loops(s: Conv, threads: int) -> list[Loop]:
     """backward_weight of conv_weight.cpp, and winograd_backward_weight."""
-    form, of_phases = winograd_weight_form(s), phases(s)
-    if not form and s.stride > 1 and (form := winograd_weight_form(of_phases, direct_weight_cost(s))):
-        s = of_phases
+    form = winograd_weight_form(s)
+    if not form and (form := phases_weight_form(s)):
+        s = phases(s)
     if form:
         size, tiles = s.k * s.c * s.kernel**2, ceil_div(s.out_size, form.tile)
         elements, chunks = form.elements, ceil_div(s.c, 64) * ceil_div(s.k, 64)

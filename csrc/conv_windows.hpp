@@ -11,7 +11,8 @@
 namespace npconv {
 
 /// Whether there is such a unit, and it is the faster way: every pixel between the taps is met, those of a row of taps
-/// nearly fill whole steps, and so do the windows of rows nearly fill tiles. (First layers, of three channels, do not.)
+/// nearly fill whole steps (those of first layers, of three channels, do not), and the windows of a row half fill
+/// tiles.
 template <class T>
 bool suits_windows(const Correlation<T>& c) {
     if (sizeof(T) != sizeof(float) || !bfloat16x3_kernels() || c.taps() <= 1 || c.out_channels < 32) return false;
@@ -20,10 +21,12 @@ bool suits_windows(const Correlation<T>& c) {
         const bool together = std::abs(axis->taps.back().offset - axis->taps.front().offset) == taps - 1;
         if (!together || axis->stride > taps) return false;
     }
-    const auto nearly_fills = [](index_t n, index_t unit) { return 10 * n >= 7 * ceil_div(n, unit) * unit; };
+    const auto fills = [](index_t n, index_t unit, double share) {
+        return static_cast<double>(n) >= share * static_cast<double>(ceil_div(n, unit) * unit);
+    };
     const auto row_taps = static_cast<index_t>(c.h.taps.size());
     const bool across_rows = c.v.stride == 1 && c.h.stride == 1 && 10 * c.h.out >= 7 * (c.h.out + row_taps - 1);
-    return nearly_fills(row_taps * c.in_channels, 32) && (across_rows || nearly_fills(c.h.out, 16));
+    return fills(row_taps * c.in_channels, 32, 0.7) && (across_rows || fills(c.h.out, 16, 0.5));
 }
 
 /// The correlation. Returns the images that have to be made anew (FailedImages).

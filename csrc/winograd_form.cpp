@@ -8,6 +8,7 @@ namespace {
 struct Work {
     index_t taps;  // along each axis
     index_t stride, out_h, out_w, in_channels, out_channels;
+    double multiplications;  // of the direct product, for an output and an input channel
 };
 
 /// The form for 3x3 kernels of stride 1 that was asked for, or the one that is expected to be the fastest: none, or
@@ -26,7 +27,8 @@ const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double di
             continue;
         }
         const index_t elements = form.size() * form.size(), outputs = form.tile * form.tile;
-        const bool saves_little = 2 * outputs * form.kernel * form.kernel < 3 * elements;
+        const bool saves_little =
+            2 * static_cast<double>(outputs) * work.multiplications < 3 * static_cast<double>(elements);
         if (saves_little && elements * work.in_channels * work.out_channels > many_weights) continue;
         const index_t tiles = ceil_div(work.out_h, form.tile) * ceil_div(work.out_w, form.tile);
         // 7x7 elements do not fit the registers; the matrices of stride 2 are simpler.
@@ -50,15 +52,23 @@ double element_cost(const Work& work, double product, double transforms, double 
 /// Of the convolution as a whole; no taps where no form serves.
 Work work_of(const ConvShape& s) {
     const bool square = s.kh == s.kw && s.stride.h == s.stride.w && s.dilation.h == 1 && s.dilation.w == 1;
-    return {square ? s.kh : 0, s.stride.h, s.oh, s.ow, s.cg(), s.kg()};
+    return {square ? s.kh : 0, s.stride.h, s.oh, s.ow, s.cg(), s.kg(), static_cast<double>(s.kh * s.kw)};
 }
 
-/// Of the convolution of its phases (conv_phases.hpp); no taps where that has one alone.
+/// Of the convolution of its phases (conv_phases.hpp); no taps where that has one alone, or where images are too small
+/// for the weights to be worth transforming.
 Work work_of_phases(const ConvShape& s) {
     const Work work = work_of(s);
     const index_t taps = ceil_div(work.taps, work.stride);
-    if (taps <= 1) return {0, 1, 0, 0, 0, 0};
-    return {taps, 1, work.out_h, work.out_w, work.in_channels * work.stride * work.stride, work.out_channels};
+    if (taps <= 1 || work.out_h * work.out_w < 100) return {0, 1, 0, 0, 0, 0, 0};
+    const index_t phases = work.stride * work.stride;
+    return {taps,
+            1,
+            work.out_h,
+            work.out_w,
+            work.in_channels * phases,
+            work.out_channels,
+            work.multiplications / static_cast<double>(phases)};
 }
 
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
@@ -96,7 +106,8 @@ const WinogradForm* winograd_form(const ConvShape& s, Algorithm algorithm) {
 
 const WinogradForm* winograd_form(const ConvShape& s, const Axis& v, const Axis& h, Algorithm algorithm) {
     const bool square = s.dilation.h == 1 && s.dilation.w == 1 && v.taps.size() == h.taps.size();
-    const Work work{square ? static_cast<index_t>(v.taps.size()) : 0, 1, v.out, h.out, s.kg(), s.cg()};
+    const auto taps = static_cast<index_t>(v.taps.size());
+    const Work work{square ? taps : 0, 1, v.out, h.out, s.kg(), s.cg(), static_cast<double>(taps * taps)};
     return form_for(work, algorithm, direct_cost(work));
 }
 

@@ -11,7 +11,8 @@
 namespace npconv {
 namespace {
 
-/// The convolution of the phases: channel (c*s + r)*s + q of its images has the pixels (s*y + r, s*x + q) of channel c.
+/// The convolution of the phases: channel (c*s + r)*s + q of its images has the pixels (s*y + r - pad, s*x + q - pad)
+/// of channel c, without padding and no more than the taps reach.
 ConvShape shape_of_phases(const ConvShape& s) {
     const index_t stride = s.stride.h;
     ConvShape phases = s;

@@ -167,6 +167,12 @@ OPERATORS = {
         Operator("transposed conv 4x4 s2 p1, depthwise", "conv_transpose2d", (8, 64, 28, 28), (8, 64, 56, 56),
                  {"stride": 2, "padding": 1, "groups": 64}, (64, 1, 4, 4)),
     ],
+    "dilated convolution": [
+        Operator("conv 3x3 p2, dilation 2", "conv2d", (8, 64, 56, 56), (8, 64, 56, 56),
+                 {"padding": 2, "dilation": 2}, (64, 64, 3, 3)),
+        Operator("conv 3x3 p6, dilation 6", "conv2d", (4, 256, 33, 33), (4, 256, 33, 33),
+                 {"padding": 6, "dilation": 6}, (256, 256, 3, 3)),
+    ],
     "grouped convolution": [
         Operator("conv 3x3 p1, depthwise", "conv2d", (8, 128, 28, 28), (8, 128, 28, 28),
                  {"padding": 1, "groups": 128}, (128, 1, 3, 3)),

@@ -166,15 +166,23 @@ def winograd_loops(n: int, in_size: int, out_size: int, c: int, k: int, form: Fo
     return loops
 
 
+def useful_threads(ns: float, threads: int) -> int:
+    """useful_threads of parallel.hpp."""
+    return clamp(int(ns / THREAD_NS), 1, threads)
+
+
 def channels_loops(c: Correlation, threads: int) -> list[Loop]:
     """correlate_along_channels, of conv_channels.cpp."""
+    work = c.rows * c.cols * c.k * c.c * c.taps * FMA_NS
+    threads = useful_threads(work, threads)
     panels = ceil_div(c.k, NR)
     at_once = min(panels, (1 << 16) // (64 * NR))
     pixels = min(512, (1 << 16) // (at_once * NR), c.rows_within(min(c.cols, 512)) * c.cols)
-    blocks = balanced_blocks(c.rows, c.cols, pixels, threads)
-    parts = clamp(max(threads // blocks, 1), ceil_div(panels, at_once), panels)
+    share = pixels if panels > 1 else ceil_div(c.rows * c.cols, threads)
+    blocks = balanced_blocks(c.rows, c.cols, min(pixels, share), threads)
+    tasks = blocks * clamp(max(threads // blocks, 1), ceil_div(panels, at_once), panels)
     pack = Loop(panels, panels * NR * c.c * c.taps * ELEMENT_NS)
-    return [pack, Loop(blocks * parts, c.rows * c.cols * c.k * c.c * c.taps * FMA_NS)]
+    return [*([pack] if tasks > threads else []), Loop(tasks, work)]
 
 
 def gemm_loops(c: Correlation, threads: int) -> list[Loop]:

@@ -89,8 +89,8 @@ class Form(NamedTuple):
 
 
 FORMS = [
-    *(Form(2, 1, 4), Form(3, 1, 2), Form(3, 1, 4), Form(3, 1, 5), Form(3, 2, 2), Form(4, 1, 4), Form(4, 2, 2)),
-    *(Form(5, 1, 2), Form(5, 1, 3), Form(5, 2, 2)),
+    *(Form(2, 1, 4), Form(3, 1, 2), Form(3, 1, 4), Form(3, 1, 5), Form(3, 1, 3), Form(3, 2, 2)),
+    *(Form(4, 1, 4), Form(4, 2, 2), Form(5, 1, 2), Form(5, 1, 3), Form(5, 2, 2)),
 ]
 
 

@@ -38,7 +38,7 @@ struct WinogradForm {
     constexpr int size() const { return stride * (tile - 1) + kernel; }
 };
 /// One array for the whole library: a pointer to a form tells which of the transforms are its own.
-inline constexpr WinogradForm winograd_forms[] = {{2, 1, 4}, {3, 1, 2}, {3, 1, 4}, {3, 1, 5}, {3, 2, 2},
+inline constexpr WinogradForm winograd_forms[] = {{2, 1, 4}, {3, 1, 2}, {3, 1, 4}, {3, 1, 5}, {3, 1, 3}, {3, 2, 2},
                                                   {4, 1, 4}, {4, 2, 2}, {5, 1, 2}, {5, 1, 3}, {5, 2, 2}};
 constexpr int winograd_form_count = sizeof(winograd_forms) / sizeof(WinogradForm);
 

@@ -84,9 +84,8 @@ def test_tasks_are_counted_as_they_are_cut(cuts):
     # AlexNet's is one of 3x3 and 48 channels, by Winograd's algorithm: the weights, and blocks of its tiles of 5x5.
     weights, blocks = cuts.forward_loops(convs["alexnet conv1"], 2)
     assert (weights.tasks, blocks.tasks) == (2, 44)
-    # Two loops for each of three phases of a stride, whose weights are packed; in the fourth, by Winograd's algorithm,
-    # each of few blocks transforms its weights itself.
-    assert len(cuts.data_gradient_loops(convs["stride 2"], 64)) == 7
+    # Two loops for each of the four phases of a stride: before the product, the weights are packed or transformed.
+    assert len(cuts.data_gradient_loops(convs["stride 2"], 2)) == 8
     kinds = {"conv": [*shapes.CONVS, *shapes.MORE_CONVS], "pool": [*shapes.POOLS, *shapes.MORE_POOLS]}
     for kind, direction in itertools.product(kinds, ("forward", "backward")):
         for shape in kinds[kind]:

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import npconv
+from npconv import functional
 
 DTYPES = (np.float64, np.float32)
 
@@ -131,6 +132,20 @@ def assert_threads_change_no_bit(call: Callable[[], Sequence[Any]]) -> None:
             results.append(call())
     for other in results[1:]:
         assert_same_bits(other, results[0])
+
+
+def assert_fusing_changes_no_bit(arrays: Sequence[np.ndarray], window: tuple[int, int], **conv: Any) -> None:
+    """Hold convolution of (x, weight, bias), ReLU and max pooling in one against one after the other, both ways."""
+    x, weight, bias = arrays
+    options = {**conv, "kernel_size": window[0], "pool_stride": window[1]}
+    y, taps = functional.conv2d_relu_max_pool2d(x, weight, bias, **options)
+    z = functional.relu(npconv.conv2d(x, weight, bias, **conv))
+    pooled, at = npconv.max_pool2d(z, *window, return_indices=True)
+    dy = np.random.default_rng(9).standard_normal(y.shape).astype(y.dtype)
+    dz = functional.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
+    fused = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, **options)
+    assert_same_bits([y, functional.conv2d_relu(x, weight, bias, **conv)], [pooled, z])
+    assert_same_bits(fused, npconv.conv2d_backward(dz, x, weight, **conv))
 
 
 def odd_copies(a: np.ndarray) -> Iterator[np.ndarray]:

@@ -125,13 +125,15 @@ def assert_same_bits(actual: Sequence[Any], expected: Sequence[Any]) -> None:
         assert (a.dtype, a.shape, a.tobytes()) == (e.dtype, e.shape, e.tobytes())
 
 
-def assert_threads_change_no_bit(call: Callable[[], Sequence[Any]]) -> None:
+def assert_threads_change_no_bit(call: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+    """Return what `call` gives on any number of threads."""
     results = []
     for count in (1, 2, 5):
         with npconv.threads(count):
             results.append(call())
     for other in results[1:]:
         assert_same_bits(other, results[0])
+    return results[0]
 
 
 def assert_fusing_changes_no_bit(arrays: Sequence[np.ndarray], window: tuple[int, int], **conv: Any) -> None:

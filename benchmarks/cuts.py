@@ -117,18 +117,24 @@ def phases(s: Conv) -> Conv:
     return Conv(s.name, s.n, s.c * s.stride**2, s.out_size + taps - 1, s.k, taps)
 
 
-def phases_form(s: Conv) -> Form | None:
-    """phases_form of conv_phases.cpp."""
+def phases_form(s: Conv, splitting: float = 50) -> Form | None:
+    """phases_form of conv_phases.hpp."""
     others = s.stride == 1 or s.out_size < 10 or winograd_form(s)
-    return None if others else cheapest_form(phases(s), s, direct_cost(s), (1.1, 22, 600))
+    return None if others else cheapest_form(phases(s), s, direct_cost(s), (1.1, 22, 600), splitting)
+
+
+def phases_data_form(s: Conv) -> Form | None:
+    return phases_form(s, 0)
 
 
 def phases_weight_form(s: Conv) -> Form | None:
     others = s.stride == 1 or s.out_size < 10 or winograd_weight_form(s)
-    return None if others else cheapest_form(phases(s), s, direct_weight_cost(s), (1.15, 20, 300))
+    return None if others else cheapest_form(phases(s), s, direct_weight_cost(s), (1.15, 20, 300), 50)
 
 
-def cheapest_form(s: Conv, whole: Conv, direct: float, element: tuple[float, float, float]) -> Form | None:
+def cheapest_form(
+    s: Conv, whole: Conv, direct: float, element: tuple[float, float, float], splitting: float = 0
+) -> Form | None:
     """choose_form of winograd_form.cpp; `whole` is the convolution itself, of which `s` may be that of the phases."""
     if s.c < 12 or s.k < 16:
         return None
@@ -138,11 +144,12 @@ def cheapest_form(s: Conv, whole: Conv, direct: float, element: tuple[float, flo
     costs: dict[Form | None, float] = {None: direct}
     for form in FORMS:
         saves_little = 2 * form.tile**2 * multiplications < 3 * form.elements
-        too_many = saves_little and form.elements * s.c * s.k > 1 << 20
-        if (s.kernel, s.stride) == (form.kernel, form.stride) and not too_many:
+        much_else = splitting > 0 or form.elements * s.c * s.k > 1 << 20
+        if (s.kernel, s.stride) == (form.kernel, form.stride) and not (saves_little and much_else):
             elements = ceil_div(s.out_size, form.tile) ** 2 * form.elements
             size_cost = 1.15 if form.stride == 1 and form.elements > 36 else 1
             costs[form] = elements * (product * c * k + transforms * (c + k) + rest) * size_cost
+            costs[form] += s.out_size**2 * s.c * splitting
     return min(costs, key=lambda form: costs[form])
 
 
@@ -224,8 +231,8 @@ def suits_windows(c: Correlation) -> bool:
 
     if not UNIT or c.taps <= 1 or c.k < NR:
         return False
-    across_rows = c.phases == 1 and 10 * c.cols >= 7 * (c.cols + c.taps_h - 1)
-    return share(c.taps_h * c.c, NR) >= 0.7 and (across_rows or share(c.cols, LANES) >= 0.5)
+    row = c.cols - 1 + ceil_div(c.taps_h, math.isqrt(c.phases))
+    return share(c.taps_h * c.c, NR) >= 0.7 and (10 * c.cols >= 7 * row or share(c.cols, LANES) >= 0.5)
 
 
 def windows_loops(c: Correlation, threads: int) -> list[Loop]:
@@ -301,7 +308,7 @@ def forward_loops(s: Conv, threads: int) -> list[Loop]:
     if s.kernel == s.stride == 1:  # in_one_row
         rows, cols = s.n, s.out_size**2
     c = Correlation(rows, cols, s.c, s.k, s.kernel, s.kernel, slots**2, reach, reach)
-    of_phases = None if s.c >= 32 and suits_windows(c) else phases_form(s)
+    of_phases = None if s.c >= 8 and suits_windows(c) else phases_form(s)
     if of_phases:
         p = phases(s)
         return winograd_loops(p.n, p.size, p.out_size, p.c, p.k, of_phases, threads)
@@ -315,7 +322,7 @@ def data_gradient_loops(s: Conv, threads: int) -> list[Loop]:
         return winograd_loops(s.n, s.out_size, s.size, s.k, s.c, form, threads)
     if s.c > 4 and images_by_batch(s):
         return batch_loops(s, s.c, threads)
-    if form := phases_form(s):
+    if form := phases_data_form(s):
         p = phases(s)
         return winograd_loops(p.n, p.out_size, p.size, p.k, p.c, form, threads)
     if s.c <= 4 and s.k >= 4 * s.c:  # conv_taps.cpp

@@ -256,7 +256,7 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
         return;
     }
     const ConvShape s = in_one_row(shape);
-    if (const WinogradForm* const of_phases = phases_forward_form<T>(s, algorithm)) {
+    if (const WinogradForm* const of_phases = phases_form<T>(s, algorithm)) {
         conv2d_forward_by_phases(s, *of_phases, x, weight, bias, relu, y);
         return;
     }
@@ -282,7 +282,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         return;
     }
     const ConvShape s = in_one_row(shape);
-    if (const WinogradForm* const of_phases = phases_form(s, algorithm)) {
+    if (const WinogradForm* const of_phases = phases_data_form(s, algorithm)) {
         conv2d_backward_data_by_phases(s, *of_phases, dy, weight, bias, dx);
         return;
     }

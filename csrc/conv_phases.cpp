@@ -136,11 +136,6 @@ class PhaseWeights {
 
 }  // namespace
 
-const WinogradForm* phases_form(const ConvShape& s, Algorithm algorithm) {
-    if (s.stride.h == 1 || winograd_form(s, algorithm)) return nullptr;
-    return winograd_form_of_phases(s, algorithm);
-}
-
 template <class T>
 void conv2d_forward_by_phases(const ConvShape& s, const WinogradForm& form, const T* x, const T* weight, const T* bias,
                               bool relu, T* y) {

@@ -11,15 +11,20 @@
 
 namespace npconv {
 
-/// The form of Winograd's algorithm for the phases' data gradient; null if another way is expected to be faster.
-const WinogradForm* phases_form(const ConvShape& shape, Algorithm algorithm);
-
-/// The same for the forward pass, which a unit for bfloat16 makes faster where channels are many.
+/// The form of Winograd's algorithm for the phases, which a unit for bfloat16 may make faster where channels are many;
+/// null if another way is expected to be faster.
 template <class T>
-const WinogradForm* phases_forward_form(const ConvShape& shape, Algorithm algorithm) {
-    const WinogradForm* const form = phases_form(shape, algorithm);
+const WinogradForm* phases_form(const ConvShape& shape, Algorithm algorithm) {
+    const WinogradForm* const form =
+        winograd_form(shape, algorithm) ? nullptr : winograd_form_of_phases(shape, algorithm);
+    if (!form || shape.cg() < 8) return form;
     const Correlation<T> correlation = forward_correlation<T>(shape, nullptr, nullptr, nullptr, nullptr);
-    return form && shape.cg() >= 32 && way_of(correlation, nullptr) == Way::unit ? nullptr : form;
+    return way_of(correlation, nullptr) == Way::unit ? nullptr : form;
+}
+
+/// The same for their data gradient.
+inline const WinogradForm* phases_data_form(const ConvShape& shape, Algorithm algorithm) {
+    return winograd_form(shape, algorithm) ? nullptr : winograd_data_form_of_phases(shape, algorithm);
 }
 
 /// y = x * weight + bias, or ReLU of that.

@@ -164,8 +164,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool as_another =
-        suits_apart<T>(conv, Algorithm::automatic) || phases_forward_form<T>(conv, Algorithm::automatic);
+    const bool as_another = suits_apart<T>(conv, Algorithm::automatic) || phases_form<T>(conv, Algorithm::automatic);
     const Way way = way_of(correlation, form);
     const bool by_channels = way == Way::channels || (way == Way::gemm && correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;

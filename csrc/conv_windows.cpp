@@ -14,8 +14,9 @@ namespace {
 
 // The left operand is made of the pixels, the right one of the weights. Pixels are turned over to [pixel][channel] and
 // split; then what a row of a window meets lies in one piece, at any stride, and that of the next window a stride
-// further: tiles are read where they lie, though they overlap, and nothing is packed. The sums, [pixel][columns], are
-// turned over when they are complete.
+// further: tiles are read where they lie, though they overlap, and nothing is packed. So it goes on in the next row of
+// results, since with a stride every stride-th row of pixels follows another. The sums, [pixel][columns], are turned
+// over when they are complete.
 constexpr index_t step_terms = 2 * Unit::pairs;
 constexpr index_t most_terms = 1200;       // that are summed at a time
 constexpr index_t most_pixels = 512;       // of a block of results
@@ -81,22 +82,26 @@ struct Reach {
     }
 };
 
-/// Where the pixels that a block reads lie: rows of `row` pixels, strip by strip, with a few zeros behind each, so that
-/// the last step of a row of its last window meets no other image.
+/// Where the pixels that a block reads lie: one plane for each phase of the rows (every stride-th one, from the first,
+/// the second, ...), in it rows of `row` pixels, strip by strip, with a few zeros behind each, so that the last step of
+/// a row of its last window meets no other image. A row is as wide as a whole number of strides.
 struct WindowSlab {
-    index_t row, behind, pixel_pairs, part;
+    index_t row, reach_rows, behind, pixel_pairs, phases, plane, part;
 
     WindowSlab(const Correlation<float>& c, const Steps& steps, index_t block_rows, index_t block_cols)
-        : row((block_cols - 1) * c.h.stride + steps.reach_h + 1), pixel_pairs(steps.width / 2) {
+        : row((block_cols - 1 + ceil_div(steps.reach_h + 1, c.h.stride)) * c.h.stride),
+          reach_rows(steps.reach_v / c.v.stride),
+          pixel_pairs(steps.width / 2),
+          phases(c.v.stride) {
         behind = ceil_div(step_terms, steps.width) + 1;
-        const index_t strips = (block_rows + c.v.out - 2) / c.v.out + 1;  // a block may begin inside an image
-        const index_t rows = strips * (steps.reach_v + 1) + block_rows * c.v.stride;
+        const index_t strips = (block_rows + c.v.out - 2) / c.v.out + 1;    // a block may begin inside an image
         const index_t last_tile = Unit::rows * c.h.stride + steps.reach_h;  // is read whole
-        part = (rows * row + strips * behind + last_tile) * pixel_pairs + step_terms;
+        plane = (block_rows + strips * reach_rows) * row + strips * behind;
+        part = (phases * plane + last_tile) * pixel_pairs + step_terms;
     }
-    index_t pixels(const Correlation<float>& c, const Steps& steps, const Strip& strip) const {
-        return ((strip.rows - 1) * c.v.stride + steps.reach_v + 1) * row + behind;
-    }
+    index_t pixels(const Strip& strip) const { return (strip.rows + reach_rows) * row + behind; }  ///< in each plane
+    /// Where a row of a strip lies that is `offset` rows behind the one that its first window reads first.
+    index_t row_offset(index_t offset) const { return offset % phases * plane + offset / phases * row; }
 };
 
 /// Turns over, to `turned`, and splits what a strip reads of `channels` channels from `first` of a group on.
@@ -113,19 +118,26 @@ void fill_slab(const Correlation<float>& c, const Steps& steps, const WindowSlab
                                             turned + y * cols * steps.width, steps.width, steps.width);
     }
     // In order, since whole vectors are written.
-    Bfloat16Pair* to = slab + strip.source * layout.pixel_pairs;
+    Bfloat16Pair* to = nullptr;
     const auto zeros = [&](index_t pixels) {
         for (int p = 0; p < Unit::parts; ++p) std::fill_n(to + p * layout.part, pixels * layout.pixel_pairs, 0);
         to += pixels * layout.pixel_pairs;
     };
-    zeros(v.begin * layout.row);
-    for (index_t y = 0; y < rows; ++y) {
-        zeros(h.begin);
-        bfloat16x3_kernels()->split_rows(1, cols * steps.width, turned + y * cols * steps.width, 0, to, 0, layout.part);
-        to += cols * layout.pixel_pairs;
-        zeros(layout.row - h.end);
+    for (index_t phase = 0; phase < layout.phases; ++phase) {
+        to = slab + (phase * layout.plane + strip.source) * layout.pixel_pairs;
+        for (index_t y = phase; y < v.count; y += layout.phases) {
+            if (y < v.begin || y >= v.end) {
+                zeros(layout.row);
+                continue;
+            }
+            zeros(h.begin);
+            bfloat16x3_kernels()->split_rows(1, cols * steps.width, turned + (y - v.begin) * cols * steps.width, 0, to,
+                                             0, layout.part);
+            to += cols * layout.pixel_pairs;
+            zeros(layout.row - h.end);
+        }
+        zeros(layout.behind);
     }
-    zeros((v.count - v.end) * layout.row + layout.behind);
 }
 
 /// Some pixels of a tile that follow each other in a row of results, and where in the block these are.
@@ -153,7 +165,7 @@ Tiles cut_into_tiles(const Correlation<float>& c, const WindowSlab& layout, cons
     for (const Strip& strip : strips) {
         for (index_t y = 0; y < strip.rows; ++y) {
             for (index_t x = 0; x < block.width();) {
-                const index_t pixel = strip.source + y * c.v.stride * layout.row + x * c.h.stride;
+                const index_t pixel = strip.source + y * layout.row + x * c.h.stride;
                 const bool goes_on = !tiles.empty() && (across_rows || x > 0);
                 index_t row = goes_on ? (pixel - tiles.back().source) / c.h.stride : Unit::rows;
                 if (row >= Unit::rows) {
@@ -204,10 +216,10 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
     const BlockGrid grid = balanced_grid(c.images, c.v.out, c.h.out, most, threads);
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
     const WindowSlab layout(c, steps, grid.block_rows, grid.block_cols);
-    const bool across_rows = c.h.stride == 1 && c.v.stride == 1 && layout.row < ceil_div(grid.block_cols, 16) * 16;
+    const bool across_rows = layout.row / c.h.stride < ceil_div(grid.block_cols, 16) * 16;
     std::vector<index_t> at_a, at_b;
     for (const Tap& v : steps.v) {
-        const index_t row = (v.offset - steps.v[0].offset) * layout.row * layout.pixel_pairs;
+        const index_t row = layout.row_offset(v.offset - steps.v[0].offset) * layout.pixel_pairs;
         for (index_t step = 0; step < steps.of_row; ++step) {
             at_a.push_back(row + step * Unit::pairs);
             at_b.push_back(static_cast<index_t>(at_b.size()) * Unit::pairs * Unit::columns);
@@ -227,7 +239,7 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
         index_t source = 0;
         for (Strip& strip : strips) {
             strip.source = source;
-            source += layout.pixels(c, steps, strip);
+            source += layout.pixels(strip);
         }
         const Tiles tiles = cut_into_tiles(c, layout, block, strips, across_rows);
         Scratch<Bfloat16Pair> slab(Unit::parts * layout.part);

@@ -25,8 +25,8 @@ bool suits_windows(const Correlation<T>& c) {
         return static_cast<double>(n) >= share * static_cast<double>(ceil_div(n, unit) * unit);
     };
     const auto row_taps = static_cast<index_t>(c.h.taps.size());
-    const bool across_rows = c.v.stride == 1 && c.h.stride == 1 && 10 * c.h.out >= 7 * (c.h.out + row_taps - 1);
-    return fills(row_taps * c.in_channels, 32, 0.7) && (across_rows || fills(c.h.out, 16, 0.5));
+    const index_t row = c.h.out - 1 + ceil_div(row_taps, c.h.stride);  // tiles may go on in the next one
+    return fills(row_taps * c.in_channels, 32, 0.7) && (10 * c.h.out >= 7 * row || fills(c.h.out, 16, 0.5));
 }
 
 /// The correlation. Returns the images that have to be made anew (FailedImages).

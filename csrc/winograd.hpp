@@ -20,8 +20,9 @@ const WinogradForm* winograd_form(const ConvShape& shape, const Axis& v, const A
 /// The same for the weight gradient.
 const WinogradForm* winograd_weight_form(const ConvShape& shape, Algorithm algorithm);
 
-/// The same for the convolution of the phases of a strided one (conv_phases.hpp), and for its weight gradient.
+/// The same for the convolution of the phases of a strided one (conv_phases.hpp), and for its gradients.
 const WinogradForm* winograd_form_of_phases(const ConvShape& shape, Algorithm algorithm);
+const WinogradForm* winograd_data_form_of_phases(const ConvShape& shape, Algorithm algorithm);
 const WinogradForm* winograd_weight_form_of_phases(const ConvShape& shape, Algorithm algorithm);
 
 /// The correlation; `in` and `out` stand for the images of these names. If `window_rows` is not 0, `out` is given whole

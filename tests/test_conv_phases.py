@@ -79,7 +79,7 @@ def test_first_layers_with_any_number_of_threads(
     assert alone.tobytes() == results[0][1:2].tobytes()
 
 
-@pytest.mark.parametrize(("kernel", "stride", "channels"), [(11, 4, 3), (7, 2, 3), (7, 2, 16), (9, 3, 3), (10, 5, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "channels"), [(11, 4, 3), (7, 2, 3), (7, 2, 7), (9, 3, 3), (10, 5, 1)])
 def test_it_does_run_within_the_documented_bound(kernel: int, stride: int, channels: int) -> None:
     """Its bits are not those of the matrix product, and its largest error is as small as that of other such forms."""
     rng = np.random.default_rng(7)

@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "conv.hpp"
+#include "conv_apart.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
-#include "conv_dilated.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_weight.hpp"
@@ -134,7 +134,7 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         });
         return;
     }
-    if (suits_apart<T>(conv, automatic)) {
+    if (suits_apart<T>(conv, automatic, Pass::backward_weight)) {
         Scratch<T> dz(conv.n * conv.k * conv.oh * conv.ow);
         relu_max_pool2d_backward(TapPixels(pool), conv.n * conv.k, dy, taps, dz.data());
         conv2d_backward_weight_apart(conv, dz.data(), x, dweight, dbias);
@@ -164,7 +164,8 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool as_another = suits_apart<T>(conv, Algorithm::automatic) || phases_form<T>(conv, Algorithm::automatic);
+    const bool as_another =
+        suits_apart<T>(conv, Algorithm::automatic, Pass::forward) || phases_form<T>(conv, Algorithm::automatic);
     const Way way = way_of(correlation, form);
     const bool by_channels = way == Way::channels || (way == Way::gemm && correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;

@@ -5,8 +5,8 @@
 
 #include "conv.hpp"
 #include "conv_1x1.hpp"
+#include "conv_apart.hpp"
 #include "conv_batch.hpp"
-#include "conv_dilated.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
@@ -171,6 +171,7 @@ void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T*
 template <class T>
 void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* dweight, T* dbias,
                             Algorithm algorithm) {
+    if (!dweight && !dbias) return;
     const TypedKernels<T>& kernel = kernels_of<T>();
     if (const index_t batch = images_by_batch<T>(shape, algorithm, winograd_weight_form(shape, algorithm))) {
         conv2d_backward_weight_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, x, dweight, dbias);
@@ -181,7 +182,7 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
         });
         return;
     }
-    if (suits_apart<T>(shape, algorithm)) {
+    if (dweight && suits_apart<T>(shape, algorithm, Pass::backward_weight)) {
         conv2d_backward_weight_apart(shape, dy, x, dweight, dbias);
         return;
     }

@@ -84,7 +84,7 @@ struct Reach {
 
 /// Where the pixels that a block reads lie: one plane for each phase of the rows (every stride-th one, from the first,
 /// the second, ...), in it rows of `row` pixels, strip by strip, with a few zeros behind each, so that the last step of
-/// a row of its last window meets no other image. A row is as wide as a whole number of strides.
+/// a row of its last window meets no other image. Both are whole numbers of strides, so that tiles may go on there.
 struct WindowSlab {
     index_t row, reach_rows, behind, pixel_pairs, phases, plane, part;
 
@@ -93,7 +93,7 @@ struct WindowSlab {
           reach_rows(steps.reach_v / c.v.stride),
           pixel_pairs(steps.width / 2),
           phases(c.v.stride) {
-        behind = ceil_div(step_terms, steps.width) + 1;
+        behind = ceil_div(ceil_div(step_terms, steps.width) + 1, c.h.stride) * c.h.stride;
         const index_t strips = (block_rows + c.v.out - 2) / c.v.out + 1;    // a block may begin inside an image
         const index_t last_tile = Unit::rows * c.h.stride + steps.reach_h;  // is read whole
         plane = (block_rows + strips * reach_rows) * row + strips * behind;

@@ -193,6 +193,10 @@ void copy_rows_of_stride(const T* src, const T* src_end, index_t ld_src, index_t
                 S::store(dst + left + x, every<S, Stride>(src + x * Stride));
             }
         }
+        for (; x + 8 <= n; x += 8) {
+            NPCONV_UNROLL
+            for (int i = 0; i < 8; ++i) dst[left + x + i] = src[(x + i) * stride];
+        }
         for (; x < n; ++x) dst[left + x] = src[x * stride];
         // The padding behind a row and that before the next one.
         const index_t end = y + 1 < rows ? ld_dst + left : ld_dst;

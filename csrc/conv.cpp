@@ -241,6 +241,17 @@ ConvShape in_one_row(const ConvShape& s) {
 }
 
 template <class T>
+void fill_planes(index_t images, index_t channels, index_t plane, const T* values, T* planes) {
+    parallel_for(images * channels, static_cast<double>(plane) * element_ns, [&](index_t i) {
+        if (values) {
+            std::fill(planes + i * plane, planes + (i + 1) * plane, values[i % channels]);
+        } else {
+            std::fill(planes + i * plane, planes + (i + 1) * plane, T(0));  // known to be zero, this is a memset
+        }
+    });
+}
+
+template <class T>
 void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T* bias, T* y, Algorithm algorithm,
                     bool relu) {
     const WinogradForm* const form = winograd_form(shape, algorithm);
@@ -301,14 +312,7 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     }
     const auto no_taps = [](const Axis& axis) { return axis.taps.empty(); };
     if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
-        const index_t plane = s.h * s.w;
-        parallel_for(s.n * s.c, static_cast<double>(plane) * element_ns, [&](index_t i) {
-            if (bias) {
-                std::fill(dx + i * plane, dx + (i + 1) * plane, bias[i % s.c]);
-            } else {
-                std::fill(dx + i * plane, dx + (i + 1) * plane, T(0));  // known to be zero, this is a memset
-            }
-        });
+        fill_planes(s.n, s.c, s.h * s.w, bias, dx);
     }
     std::vector<Correlation<T>> phases;
     for (const Axis& phase_v : v) {
@@ -330,6 +334,8 @@ template Way way_of(const Correlation<float>&, const WinogradForm*);
 template Way way_of(const Correlation<double>&, const WinogradForm*);
 template void correlate(const Correlation<float>&, const WinogradForm*);
 template void correlate(const Correlation<double>&, const WinogradForm*);
+template void fill_planes(index_t, index_t, index_t, const float*, float*);
+template void fill_planes(index_t, index_t, index_t, const double*, double*);
 template void conv2d_forward(const ConvShape&, const float*, const float*, const float*, float*, Algorithm, bool);
 template void conv2d_forward(const ConvShape&, const double*, const double*, const double*, double*, Algorithm, bool);
 template void conv2d_backward_data(const ConvShape&, const float*, const float*, float*, Algorithm, const float*);

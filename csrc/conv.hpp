@@ -18,6 +18,10 @@ inline bool pixel_by_pixel(const ConvShape& s) {
 /// The same convolution over images of one long row, if it goes pixel by pixel: there no row ends within a panel.
 ConvShape in_one_row(const ConvShape& shape);
 
+/// Fills the planes of each channel with its value, or with 0 where `values` is null.
+template <class T>
+void fill_planes(index_t images, index_t channels, index_t plane, const T* values, T* planes);
+
 /// y = x * weight + bias, or ReLU of that; `bias` may be null. x (n, c, h, w), weight (k, c/groups, kh, kw), y (n, k,
 /// oh, ow).
 template <class T>

@@ -155,11 +155,7 @@ void conv2d_backward_data_by_phases(const ConvShape& s, const WinogradForm& form
     weights.take(weight);
     std::vector<T> biases;
     for (index_t i = 0; bias && i < phases.c; ++i) biases.push_back(bias[i / of_channel]);
-    if (met_rows(s) < s.h || met_columns(s) < s.w) {
-        parallel_for(s.n * s.c, static_cast<double>(s.h * s.w) * element_ns, [&](index_t i) {
-            std::fill(dx + i * s.h * s.w, dx + (i + 1) * s.h * s.w, bias ? bias[i % s.c] : T(0));
-        });
-    }
+    if (met_rows(s) < s.h || met_columns(s) < s.w) fill_planes(s.n, s.c, s.h * s.w, bias, dx);
     const Axis v = backward_axis(phases.h, phases.oh, phases.kh, 1, 1, 0, 0);
     const Axis h = backward_axis(phases.w, phases.ow, phases.kw, 1, 1, 0, 0);
     const Correlation<T> c =

@@ -22,9 +22,11 @@ namespace npconv {
 namespace {
 
 // Sizes of the pieces that are worked on at a time. A packed panel of reduction_block x nr stays in the L1 cache while
-// tile after tile of weights passes by; block_panels panels of output pixels share one slab, which stays in L2.
+// tile after tile of weights passes by; block_panels panels of output pixels share one slab, which stays in L2, as do
+// the weights that all of them meet before any others.
 constexpr index_t reduction_block = 384;
 constexpr index_t block_panels = 16;
+constexpr index_t block_weights = 1 << 15;
 
 /// How the work is cut. Each result is summed by one thread in one order whatever the cut, so it may depend on the
 /// number of threads.
@@ -104,6 +106,8 @@ void correlate_gemm(const Correlation<T>& c) {
     const index_t depth = parts ? reduction_block : step_channels * taps;
     const index_t slab_channels = parts ? 2 : step_channels;
 
+    const index_t tiles_at_once = std::max<index_t>(block_weights / (kernel.mr * std::max<index_t>(depth, 1)), 1);
+
     const index_t tasks = cut.row_blocks * cut.col_blocks * c.groups * cut.tile_groups;
     const double task_ns =
         static_cast<double>(cut.block_rows * cut.block_width * ceil_div(c.out_channels, cut.tile_groups)) *
@@ -123,6 +127,8 @@ void correlate_gemm(const Correlation<T>& c) {
         index_t* const packed_row = slab_row + depth;
         for (index_t i = 0; i < depth; ++i) packed_row[i] = i * nr;
         T tile_buffer[max_tile_rows * max_tile_columns];
+        const index_t first_tile = share_begin(tile_group, cut.tile_groups, tiles);
+        const index_t last_tile = share_begin(tile_group + 1, cut.tile_groups, tiles);
 
         std::vector<Strip> strips;
         cut_into_strips(block, c.v.out, strips);
@@ -146,36 +152,42 @@ void correlate_gemm(const Correlation<T>& c) {
                     if (++tap == taps) tap = 0, offset += layout.channel_stride();
                 }
             }
-            for (const Panel& panel : panels.list) {
-                // A panel whose pixels lie side by side is read where it is, any other one is packed.
-                const T* columns = slab.data() + panel.source;
-                const index_t* column_row = slab_row;
-                if (!cut.in_place && panel.sources > 1) {
-                    kernel.pack_columns(kc, slab.data(), slab_row, panels.sources(panel), panel.sources, packed.data());
-                    columns = packed.data();
-                    column_row = packed_row;
-                }
-                const Segment* const to = panels.results(panel);
-                const bool relu = c.relu && k + kc == reduction;
-                const index_t last_tile = share_begin(tile_group + 1, cut.tile_groups, tiles);
-                for (index_t tile = share_begin(tile_group, cut.tile_groups, tiles); tile < last_tile; ++tile) {
-                    const index_t m = first_row[tile], tile_rows = first_row[tile + 1] - m;
-                    const index_t channel = group * c.out_channels + m;
-                    const T* a = weights.data() + channel * reduction + k * tile_rows;
-                    const T* bias = c.bias ? c.bias + channel : nullptr;
-                    T* out = c.out + channel * out_plane;
-                    const bool narrow = panel.columns <= kernel.lanes;
-                    const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
-                    if (panel.results == 1 && c.h.step == 1) {
-                        gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns, bias,
-                                  k > 0, relu);
-                    } else {
-                        gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr, narrow ? kernel.lanes : nr,
-                                  nullptr, false, false);
-                        kernel.store_columns(tile_buffer, nr, tile_rows, to, panel.results, c.h.step, bias, k > 0, relu,
-                                             out, out_plane);
+            const auto multiply = [&](index_t first, index_t last) {
+                for (const Panel& panel : panels.list) {
+                    // A panel whose pixels lie side by side is read where it is, any other one is packed.
+                    const T* columns = slab.data() + panel.source;
+                    const index_t* column_row = slab_row;
+                    if (!cut.in_place && panel.sources > 1) {
+                        kernel.pack_columns(kc, slab.data(), slab_row, panels.sources(panel), panel.sources,
+                                            packed.data());
+                        columns = packed.data();
+                        column_row = packed_row;
+                    }
+                    const Segment* const to = panels.results(panel);
+                    const bool relu = c.relu && k + kc == reduction;
+                    for (index_t tile = first; tile < last; ++tile) {
+                        const index_t m = first_row[tile], tile_rows = first_row[tile + 1] - m;
+                        const index_t channel = group * c.out_channels + m;
+                        const T* a = weights.data() + channel * reduction + k * tile_rows;
+                        const T* bias = c.bias ? c.bias + channel : nullptr;
+                        T* out = c.out + channel * out_plane;
+                        const bool narrow = panel.columns <= kernel.lanes;
+                        const auto gemm_tile =
+                            narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
+                        if (panel.results == 1 && c.h.step == 1) {
+                            gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns,
+                                      bias, k > 0, relu);
+                        } else {
+                            gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr,
+                                      narrow ? kernel.lanes : nr, nullptr, false, false);
+                            kernel.store_columns(tile_buffer, nr, tile_rows, to, panel.results, c.h.step, bias, k > 0,
+                                                 relu, out, out_plane);
+                        }
                     }
                 }
+            };
+            for (index_t tile = first_tile; tile < last_tile; tile += tiles_at_once) {
+                multiply(tile, std::min(tile + tiles_at_once, last_tile));
             }
             k += kc;
         } while (k < reduction);

@@ -131,6 +131,7 @@ MORE_CONVS = [
     Conv("1x1, 128 to 256, stride 2", 8, 128, 57, 256, 1, 2),
     Conv("1x1, 512 to 512, 14x14", 8, 512, 14, 512, 1),
     Conv("7x7, 3 to 48, stride 2", 8, 3, 160, 48, 7, 2, 3),
+    Conv("3x3, 256 to 512, stride 2", 8, 256, 14, 512, 3, 2, 1),
 ]
 
 POOLS = [Pool("max pool 2x2", 100, 30, 24, 2, 2), Pool("max pool 3x3 s2 p1", 8, 64, 112, 3, 2, 1)]

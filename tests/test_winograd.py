@@ -194,9 +194,9 @@ def test_the_algorithms_differ_in_their_bits() -> None:
 
 @pytest.mark.parametrize(("kernel", "stride"), FORMS)
 def test_all_forms_do_run(kernel: int, stride: int) -> None:
-    """Their bits are not those of the matrix product. (AMX takes stride 2, but not rows of 6 or 7.)"""
+    """Their bits are not those of the matrix product. (AMX takes stride 2, but not fewer than 32 filters.)"""
     rng = np.random.default_rng(8)
-    x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 64, 56, 15), (64, 64, kernel, kernel)))
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 128, 56, 15), (31, 128, kernel, kernel)))
     y = npconv.conv2d(x, weight, None, stride)
     auto = [y, *npconv.conv2d_backward(y, x, weight, stride)[:2]]
     gemm = [npconv.conv2d(x, weight, None, stride, algorithm="gemm")]

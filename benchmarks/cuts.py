@@ -17,6 +17,7 @@ MR, NR, LANES = 14, 32, 16  # kernels/avx512.cpp
 UNIT = npconv.build_info()["isa_in_use"] == "amx"  # multiplies tiles of bfloat16
 FMA_NS, ELEMENT_NS, THREAD_NS = 0.02, 0.5, 5000.0  # parallel.hpp
 SLAB_ELEMENTS = 1 << 16  # slab.hpp
+SPLITTING = 50.0  # winograd_form.cpp
 
 
 class Loop(NamedTuple):
@@ -117,7 +118,7 @@ def phases(s: Conv) -> Conv:
     return Conv(s.name, s.n, s.c * s.stride**2, s.out_size + taps - 1, s.k, taps)
 
 
-def phases_form(s: Conv, splitting: float = 50) -> Form | None:
+def phases_form(s: Conv, splitting: float = SPLITTING) -> Form | None:
     """phases_form of conv_phases.hpp."""
     others = s.stride == 1 or s.out_size < 10 or winograd_form(s)
     return None if others else cheapest_form(phases(s), s, direct_cost(s), (1.1, 22, 600), splitting)
@@ -129,7 +130,7 @@ def phases_data_form(s: Conv) -> Form | None:
 
 def phases_weight_form(s: Conv) -> Form | None:
     others = s.stride == 1 or s.out_size < 10 or winograd_weight_form(s)
-    return None if others else cheapest_form(phases(s), s, direct_weight_cost(s), (1.15, 20, 300), 50)
+    return None if others else cheapest_form(phases(s), s, direct_weight_cost(s), (1.15, 20, 300), SPLITTING)
 
 
 def cheapest_form(

@@ -30,6 +30,7 @@ const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double di
         const index_t elements = form.size() * form.size(), outputs = form.tile * form.tile;
         const bool saves_little =
             2 * static_cast<double>(outputs) * work.multiplications < 3 * static_cast<double>(elements);
+        // Little is lost again to what else there is to do: to split pixels, or to fetch the weights.
         const bool much_else = work.splitting > 0 || elements * work.in_channels * work.out_channels > many_weights;
         if (saves_little && much_else) continue;
         const index_t tiles = ceil_div(work.out_h, form.tile) * ceil_div(work.out_w, form.tile);

@@ -134,7 +134,7 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         });
         return;
     }
-    if (suits_apart<T>(conv, automatic, Pass::backward_weight)) {
+    if (dweight && suits_apart<T>(conv, automatic, Pass::backward_weight)) {
         Scratch<T> dz(conv.n * conv.k * conv.oh * conv.ow);
         relu_max_pool2d_backward(TapPixels(pool), conv.n * conv.k, dy, taps, dz.data());
         conv2d_backward_weight_apart(conv, dz.data(), x, dweight, dbias);

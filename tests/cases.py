@@ -145,9 +145,12 @@ def assert_fusing_changes_no_bit(arrays: Sequence[np.ndarray], window: tuple[int
     pooled, at = npconv.max_pool2d(z, *window, return_indices=True)
     dy = np.random.default_rng(9).standard_normal(y.shape).astype(y.dtype)
     dz = functional.relu_backward(npconv.max_pool2d_backward(dy, at, z.shape), z)
-    fused = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, **options)
     assert_same_bits([y, functional.conv2d_relu(x, weight, bias, **conv)], [pooled, z])
-    assert_same_bits(fused, npconv.conv2d_backward(dz, x, weight, **conv))
+    for needs in ((True, True, True), (False, False, True)):
+        fused = functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, **options, needs=needs)
+        one_by_one = npconv.conv2d_backward(dz, x, weight, **conv, needs=needs)
+        assert [g is None for g in fused] == [g is None for g in one_by_one] == [not n for n in needs]
+        assert_same_bits([g for g in fused if g is not None], [g for g in one_by_one if g is not None])
 
 
 def odd_copies(a: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "conv_1x1.hpp"
-#include "conv_apart.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_windows.hpp"
@@ -274,8 +274,8 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
                        y + batch * shape.k * shape.oh * shape.ow, algorithm, relu);
         return;
     }
-    if (suits_apart<T>(shape, algorithm, Pass::forward)) {
-        conv2d_forward_apart(shape, x, weight, bias, relu, y);
+    if (suits_patches<T>(shape, algorithm, Pass::forward)) {
+        conv2d_forward_by_patches(shape, x, weight, bias, relu, y);
         return;
     }
     const ConvShape s = in_one_row(shape);
@@ -300,8 +300,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
                              dx + batch * shape.c * shape.h * shape.w, algorithm);
         return;
     }
-    if (suits_apart<T>(shape, algorithm, Pass::backward_data)) {
-        conv2d_backward_data_apart(shape, dy, weight, bias, dx);
+    if (suits_patches<T>(shape, algorithm, Pass::backward_data)) {
+        conv2d_backward_data_by_patches(shape, dy, weight, bias, dx);
         return;
     }
     const ConvShape s = in_one_row(shape);

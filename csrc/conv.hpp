@@ -15,6 +15,9 @@ inline bool pixel_by_pixel(const ConvShape& s) {
            s.pad.top == 0 && s.pad.left == 0;
 }
 
+/// Whether its taps lie further apart than one pixel.
+inline bool dilated(const ConvShape& s) { return s.dilation.h > 1 || s.dilation.w > 1; }
+
 /// The same convolution over images of one long row, if it goes pixel by pixel: there no row ends within a panel.
 ConvShape in_one_row(const ConvShape& shape);
 

@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "conv.hpp"
-#include "conv_apart.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "conv_weight.hpp"
@@ -98,7 +98,7 @@ void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, co
     index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (done > 0) {
         conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, taps, weight, dx);
-    } else if (form && conv.stride.h == 1) {
+    } else if (form && conv.stride.h == 1 && !dilated(conv)) {
         const auto axis = [form](index_t in_size, index_t out_size, index_t pad) {
             return backward_axis(in_size, out_size, form->kernel, 1, 1, pad, 0);
         };
@@ -134,10 +134,11 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         });
         return;
     }
-    if (dweight && suits_apart<T>(conv, automatic, Pass::backward_weight)) {
+    const bool every_d_th = dilated(conv) && winograd_weight_form(conv, automatic);
+    if (dweight && (every_d_th || suits_patches<T>(conv, automatic, Pass::backward_weight))) {
         Scratch<T> dz(conv.n * conv.k * conv.oh * conv.ow);
         relu_max_pool2d_backward(TapPixels(pool), conv.n * conv.k, dy, taps, dz.data());
-        conv2d_backward_weight_apart(conv, dz.data(), x, dweight, dbias);
+        conv2d_backward_weight(conv, dz.data(), x, dweight, dbias);
         return;
     }
     const ConvShape s = in_one_row(conv);
@@ -165,7 +166,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
     const bool as_another =
-        suits_apart<T>(conv, Algorithm::automatic, Pass::forward) || phases_form<T>(conv, Algorithm::automatic);
+        suits_patches<T>(conv, Algorithm::automatic, Pass::forward) || phases_form<T>(conv, Algorithm::automatic);
     const Way way = way_of(correlation, form);
     const bool by_channels = way == Way::channels || (way == Way::gemm && correlation.reduction() <= 256);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
@@ -184,7 +185,7 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
         correlate_along_channels(correlation, &pooled);
         return;
     }
-    if (!as_another && way == Way::winograd && windows_apart(pool)) {
+    if (!as_another && way == Way::winograd && windows_apart(pool) && !dilated(conv)) {
         winograd_correlate<T>(
             correlation, *form, pixels_of(x, conv.c, conv.h, conv.w),
             [&](const Strip& strip, index_t, index_t, index_t channel, index_t count, const T* sums) {

@@ -5,8 +5,8 @@
 
 #include "conv.hpp"
 #include "conv_1x1.hpp"
-#include "conv_apart.hpp"
 #include "conv_batch.hpp"
+#include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
 #include "dispatch.hpp"
@@ -182,8 +182,8 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
         });
         return;
     }
-    if (dweight && suits_apart<T>(shape, algorithm, Pass::backward_weight)) {
-        conv2d_backward_weight_apart(shape, dy, x, dweight, dbias);
+    if (dweight && suits_patches<T>(shape, algorithm, Pass::backward_weight)) {
+        conv2d_backward_weight_by_patches(shape, dy, x, dweight, dbias);
         return;
     }
     const ConvShape s = in_one_row(shape);

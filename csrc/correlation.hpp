@@ -118,7 +118,8 @@ Correlation<T> backward_correlation(const ConvShape& s, const Axis& v, const Axi
 }
 
 /// Packs what a strip of an image's rows has in columns [col, col + width) of `count` channels from `channel` on, as
-/// [pixel][nr]: whole vectors, with zeros behind the last channel. One pixel more may be written.
+/// [pixel][nr]: whole vectors, with zeros behind the last channel. One pixel more may be written, or `lanes` of them
+/// where the rows do not follow each other.
 template <class T>
 using PackPixels =
     std::function<void(const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed)>;
@@ -137,11 +138,12 @@ void store_pixels(const Correlation<T>& c, const Strip& strip, index_t col, inde
     T* to = c.out + (strip.image * c.groups * c.out_channels + channel) * plane +
             (c.v.first + strip.row * c.v.step) * c.out_w + c.h.first + col * c.h.step;
     // Rows of full width follow each other.
-    const bool whole = c.h.step == 1 && c.v.step == 1 && width == c.out_w;
+    const index_t step = strip.step * c.v.step;
+    const bool whole = c.h.step == 1 && step == 1 && width == c.out_w;
     const index_t rows = whole ? strip.rows : 1;  // at a time
     Scratch<T> buffer(c.h.step == 1 ? 0 : width * kernel.nr);
     const Segment row{0, 0, static_cast<int>(width)};
-    for (index_t y = 0; y < strip.rows; y += rows, pixels += rows * width * kernel.nr, to += c.v.step * c.out_w) {
+    for (index_t y = 0; y < strip.rows; y += rows, pixels += rows * width * kernel.nr, to += step * c.out_w) {
         if (c.h.step == 1) {
             kernel.pack_transposed(pixels, kernel.nr, rows * width, count, to, plane, rows * width);
             continue;
@@ -174,14 +176,17 @@ template <class T>
 PackPixels<T> pixels_of(const T* images, index_t channels, index_t height, index_t image_width) {
     return [=](const Strip& strip, index_t col, index_t width, index_t channel, index_t count, T* packed) {
         const TypedKernels<T>& kernel = kernels_of<T>();
-        const index_t plane = height * image_width;
-        const T* const from = images + (strip.image * channels + channel) * plane + strip.row * image_width + col;
+        const index_t plane = height * image_width, columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+        const T* const image = images + (strip.image * channels + channel) * plane;
         // Rows of full width follow each other in an image as they do in the panel.
-        const index_t rows = width == image_width ? strip.rows : 1,
-                      columns = ceil_div(count, kernel.lanes) * kernel.lanes;
+        const index_t rows = width == image_width && strip.step == 1 ? strip.rows : 1;
+        const index_t whole = ceil_div(width, kernel.lanes) * kernel.lanes;
         for (index_t y = 0; y < strip.rows; y += rows) {
-            kernel.pack_transposed(from + y * image_width, plane, count, rows * width, packed + y * width * kernel.nr,
-                                   kernel.nr, columns);
+            // Whole vectors are quicker to read: what follows a row is overwritten by the next one.
+            const index_t at = (strip.row + y * strip.step) * image_width + col;
+            const index_t pixels = strip.step > 1 && at + whole <= plane ? whole : rows * width;
+            kernel.pack_transposed(image + at, plane, count, pixels, packed + y * width * kernel.nr, kernel.nr,
+                                   columns);
         }
     };
 }

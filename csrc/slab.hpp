@@ -122,9 +122,11 @@ inline BlockGrid balanced_grid(index_t images, index_t image_rows, index_t image
     return BlockGrid(images, image_rows, image_cols, parts_of_rows ? wanted : rows * image_cols);
 }
 
-/// Successive output rows of one image; `source` is where the first one's pixels lie in the slab.
+/// Successive output rows of one image, or every step-th from `row` on; `source` is where the first one's pixels lie in
+/// the slab.
 struct Strip {
     index_t image, row, rows, source;
+    index_t step = 1;
 };
 
 /// Cuts the rows of a block into strips.

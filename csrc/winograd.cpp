@@ -1,6 +1,7 @@
 #include "winograd.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <vector>
 
@@ -27,11 +28,21 @@ constexpr index_t gradient_channels = 64;       // output channels of a task of 
                                                 // input channels, of float64 half as many
 constexpr index_t gradient_bytes = 1408 << 10;  // of what it holds, transformed
 
-/// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Tile (ty, tx) has `size` x
-/// `size` pixels from (origin_v + ty*step, origin_h + tx*step) on.
+/// The pixels of tiles along an axis of an image, `length` pixels long: tile t has `size` from origin + t*step on. With
+/// a spacing of d that is one of d phases, each of every d-th pixel: its pixels, and its tiles, are d times as far
+/// apart.
+struct TileAxis {
+    index_t origin, step, size, length, spacing;
+
+    index_t begin(index_t tile, index_t phase) const { return origin + phase + tile * step * spacing; }
+    index_t reach() const { return (size - 1) * spacing + 1; }
+};
+
+/// The pixels behind some rows of tiles, as [pixel][nr]: those that the tiles read or make. Rows of tiles are counted
+/// through the phases of all images; in a row, the tiles of all phases stand together.
 class PixelBlock {
    public:
-    /// Successive rows of one image, in the columns of the block; `first` is the first one's place in the block.
+    /// Rows of one image, in the columns of the block; `first` is the first one's place in the block.
     struct Piece {
         Strip strip;
         index_t col, width, first;
@@ -47,45 +58,53 @@ class PixelBlock {
 
     PixelBlock(const PixelBlock&) = delete;  // tiles point into it
     PixelBlock& operator=(const PixelBlock&) = delete;
-    PixelBlock(const Block& block, index_t tile_rows, int step, int size, index_t origin_v, index_t origin_h,
-               index_t height, index_t width, int nr) {
+    PixelBlock(const Block& block, index_t tile_rows, const TileAxis& v, const TileAxis& h, int nr) {
         std::vector<Strip> strips;
         cut_into_strips(block, tile_rows, strips);
-        const index_t left = std::clamp<index_t>(origin_h + block.col_begin * step, 0, width);
-        const index_t right = std::clamp<index_t>(origin_h + (block.col_end - 1) * step + size, left, width);
-        for (const Strip& strip : strips) {
-            const index_t top = std::clamp<index_t>(origin_v + strip.row * step, 0, height);
-            const index_t bottom =
-                std::clamp<index_t>(origin_v + (strip.row + strip.rows - 1) * step + size, top, height);
-            pieces.push_back({{strip.image, top, bottom - top, 0}, left, right - left, pixels_});
-            pixels_ += (bottom - top) * (right - left);
-        }
+        const index_t left = std::clamp<index_t>(h.begin(block.col_begin, 0), 0, h.length);
+        const index_t right =
+            std::clamp<index_t>(h.begin(block.col_end - 1, h.spacing - 1) + h.reach(), left, h.length);
+        const index_t width = right - left;
         // Tiles within the image share a list of offsets; each of the others has its own.
-        const auto count = static_cast<std::size_t>(block.rows() * block.width()), elements = std::size_t(size * size);
+        const auto count = static_cast<std::size_t>(block.rows() * block.width() * h.spacing);
+        const auto elements = static_cast<std::size_t>(v.size * h.size);
         tiles_.reserve(count);
         offsets_.resize((count + 1) * elements);  // enough for all: they must not move
         index_t* list = offsets_.data();
-        for (index_t y = 0; y < size; ++y) {
-            for (index_t x = 0; x < size; ++x) *list++ = (y * (right - left) + x) * nr;
+        for (index_t y = 0; y < v.size; ++y) {
+            for (index_t x = 0; x < h.size; ++x) *list++ = (y * width + x * h.spacing) * nr;
         }
+        std::vector<index_t> tops;  // of each strip: how many of its rows are above the image
+        for (const Strip& strip : strips) {
+            const index_t first = v.begin(strip.row, strip.image % v.spacing),
+                          rows = (strip.rows - 1) * v.step + v.size;
+            const index_t above = std::min(ceil_div(std::max<index_t>(-first, 0), v.spacing), rows);
+            const index_t inside = std::clamp(ceil_div(v.length - first, v.spacing), above, rows) - above;
+            const index_t row = std::min(first + above * v.spacing, v.length);
+            pieces.push_back({{strip.image / v.spacing, row, inside, 0, v.spacing}, left, width, pixels_});
+            pixels_ += inside * width;
+            tops.push_back(above);
+        }
+        const auto add_tile = [&](const Piece& piece, index_t top, index_t left_of_tile) {
+            const bool rows_inside = top >= 0 && top + v.size <= piece.strip.rows;
+            if (rows_inside && left_of_tile >= 0 && left_of_tile + h.reach() <= width) {
+                tiles_.push_back({(piece.first + top * width + left_of_tile) * nr, offsets_.data()});
+                return;
+            }
+            tiles_.push_back({0, list});
+            for (index_t y = top; y < top + v.size; ++y) {
+                const index_t row = piece.first + y * width;
+                const index_t width_inside = y >= 0 && y < piece.strip.rows ? width : 0;
+                for (index_t x = left_of_tile; x < left_of_tile + h.reach(); x += h.spacing) {
+                    *list++ = (x >= 0 && x < width_inside ? row + x : pixels_) * nr;
+                }
+            }
+        };
         for (std::size_t i = 0; i < strips.size(); ++i) {
-            const Piece& piece = pieces[i];
-            for (index_t ty = strips[i].row; ty < strips[i].row + strips[i].rows; ++ty) {
-                const index_t top = origin_v + ty * step - piece.strip.row;
-                const bool rows_inside = top >= 0 && top + size <= piece.strip.rows;
+            for (index_t ty = 0; ty < strips[i].rows; ++ty) {
                 for (index_t tx = block.col_begin; tx < block.col_end; ++tx) {
-                    const index_t left_of_tile = origin_h + tx * step - left;
-                    if (rows_inside && left_of_tile >= 0 && left_of_tile + size <= piece.width) {
-                        tiles_.push_back({(piece.first + top * piece.width + left_of_tile) * nr, offsets_.data()});
-                        continue;
-                    }
-                    tiles_.push_back({0, list});
-                    for (index_t y = top; y < top + size; ++y) {
-                        const index_t row = piece.first + y * piece.width;
-                        const index_t width_inside = y >= 0 && y < piece.strip.rows ? piece.width : 0;
-                        for (index_t x = left_of_tile; x < left_of_tile + size; ++x) {
-                            *list++ = (x >= 0 && x < width_inside ? row + x : pixels_) * nr;
-                        }
+                    for (index_t phase = 0; phase < h.spacing; ++phase) {
+                        add_tile(pieces[i], ty * v.step - tops[i], h.begin(tx, phase) - left);
                     }
                 }
             }
@@ -109,14 +128,14 @@ void transform_pixels(const PixelBlock& block, const PackPixels<T>& images, inde
                       index_t ld, T* sums = nullptr) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
-    Scratch<T> packed((block.pixels() + 1) * nr);
+    Scratch<T> packed((block.pixels() + 1 + kernel.lanes) * nr);
     T* const outside = packed.data() + block.pixels() * nr;
     for (index_t c = 0; c < channels; c += nr) {
         const index_t count = std::min<index_t>(nr, channels - c);
         for (const PixelBlock::Piece& piece : block.pieces) {
             images(piece.strip, piece.col, piece.width, channel + c, count, packed.data() + piece.first * nr);
         }
-        std::fill(outside, outside + nr, T(0));  // last: behind each piece a pixel may have been written
+        std::fill(outside, outside + nr, T(0));  // last: behind each piece more may have been written
         if (sums) add_pixels(packed.data(), block.pixels(), count, sums + c);
         T* to_tile = to + c;
         for (const PixelBlock::Tile& tile : block.tiles()) {
@@ -177,6 +196,11 @@ void transform_weights(const Correlation<T>& c, index_t group, index_t m, index_
     }
 }
 
+/// From one tap to the next: the dilation.
+index_t spacing_of(const Axis& axis) {
+    return axis.taps.size() < 2 ? 1 : std::abs(axis.taps[1].offset - axis.taps[0].offset);
+}
+
 /// A little more than n: rows that are a power of two apart would all meet in the same lines of the L1 cache.
 index_t off_power_of_two(index_t n, index_t lanes) { return ceil_div(n, lanes) * lanes + lanes; }
 
@@ -204,7 +228,9 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     };
     const index_t in_tiles = ceil_div(c.v.in, tile) * ceil_div(c.h.in, tile);
     const index_t out_tiles = ceil_div(c.v.out, tile) * ceil_div(c.h.out, tile);
-    const bool scatter = form.stride == 1 && 6 * in_tiles <= 5 * out_tiles && in_tiles <= scattered_tiles &&
+    const Pair spacing{spacing_of(c.v), spacing_of(c.h)};
+    const bool adjoining = form.stride == 1 && spacing.h == 1 && spacing.w == 1;
+    const bool scatter = adjoining && 6 * in_tiles <= 5 * out_tiles && in_tiles <= scattered_tiles &&
                          within_reach(c.v) && within_reach(c.h);
     const auto origin_of = [&](const Axis& axis) {
         return scatter ? -first_and_last(axis).second : first_and_last(axis).first;
@@ -218,19 +244,20 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     const index_t all_weight_size = c.groups * panels * steps * weight_size;
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
-    const index_t tiles_v = ceil_div(scatter ? c.v.in : c.v.out, tile);
-    const index_t tiles_h = ceil_div(scatter ? c.h.in : c.h.out, tile);
+    const index_t tiles_v = ceil_div(ceil_div(scatter ? c.v.in : c.v.out, spacing.h), tile);
+    const index_t tiles_h = ceil_div(ceil_div(scatter ? c.h.in : c.h.out, spacing.w), tile);  // of each phase
     // So many rows of an image's tiles stay together: their results hold whole windows.
     const index_t rows_together = std::max<index_t>(window_rows, 1);
     const index_t unit = scatter ? tiles_v : rows_together / std::gcd(rows_together, index_t(tile));
     const index_t units = ceil_div(tiles_v, unit);
     const index_t least = all_weight_size > many_weights ? least_tiles_of_many_weights : least_tiles;
-    index_t most = std::max<index_t>(std::max(pixel_elements / (elements * ld), least) / unit, 1);
+    index_t most = std::max<index_t>(std::max(pixel_elements / (elements * ld), least) / (unit * spacing.w), 1);
     if (tiles_h <= 2 * most) most = std::max(most, tiles_h);  // whole rows: their pixels follow each other in memory
-    const BlockGrid grid = balanced_grid(c.images, units, tiles_h, most, threads, scatter || window_rows > 0);
+    const bool whole_rows = scatter || window_rows > 0;
+    const BlockGrid grid = balanced_grid(c.images * spacing.h, units, tiles_h, most, threads, whole_rows);
     const auto first_row = [&](index_t i) { return i / units * tiles_v + std::min(i % units * unit, tiles_v); };
     const index_t blocks = grid.blocks() * c.groups, parts = std::clamp<index_t>(threads / blocks, 1, panels);
-    const index_t most_tiles = grid.block_rows * unit * grid.block_cols;
+    const index_t most_tiles = grid.block_rows * unit * grid.block_cols * spacing.w;
     const index_t pixel_step = off_power_of_two(most_tiles * ld, kernel.lanes);
     const index_t sum_step = off_power_of_two(most_tiles * nr, kernel.lanes);
     std::vector<index_t> pixel_steps, sum_steps;
@@ -262,10 +289,13 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
         Block block = grid.block(task / parts / c.groups);
         block.row_begin = first_row(block.row_begin);
         block.row_end = first_row(block.row_end);
-        const index_t tiles = block.rows() * block.width(), row_tiles = ceil_div(tiles, kernel.mr);
+        const index_t tiles = block.rows() * block.width() * spacing.w, row_tiles = ceil_div(tiles, kernel.mr);
         const auto pixels_of = [&](bool read, index_t height, index_t width) {
-            return read == scatter ? PixelBlock(block, tiles_v, tile, tile, 0, 0, height, width, nr)
-                                   : PixelBlock(block, tiles_v, pitch, size, origin_v, origin_h, height, width, nr);
+            const auto axis = [&](index_t origin, index_t length, index_t apart) {
+                return read == scatter ? TileAxis{0, tile, tile, length, apart}
+                                       : TileAxis{origin, pitch, size, length, apart};
+            };
+            return PixelBlock(block, tiles_v, axis(origin_v, height, spacing.h), axis(origin_h, width, spacing.w), nr);
         };
         const PixelBlock in = pixels_of(true, c.v.in, c.h.in), out = pixels_of(false, c.v.out, c.h.out);
         Scratch<T> pixels(elements * pixel_step);
@@ -330,14 +360,17 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
     const index_t sum_step = off_power_of_two(std::min(cg, c_at_once) * ld_dy, kernel.lanes);
     const index_t held = gradient_bytes / index_t(sizeof(T)) / elements;
     const index_t tiles_at_once = std::clamp<index_t>((held - sum_step) / (ld_x + ld_dy), 16, 64);
-    const BlockGrid grid(s.n, ceil_div(s.oh, tile), ceil_div(s.ow, tile), tiles_at_once);
+    const auto tiles_of = [tile](index_t out, index_t spacing) { return ceil_div(ceil_div(out, spacing), tile); };
+    const Pair d = s.dilation;
+    const BlockGrid grid(s.n * d.h, tiles_of(s.oh, d.h), tiles_of(s.ow, d.w),
+                         std::max<index_t>(tiles_at_once / d.w, 1));
     // Runs of 2 to 8 blocks each, but for memory; a power of two of them, so that threads share them evenly.
     const index_t few = std::min(16 / (s.groups * c_chunks * k_chunks), ceil_div(grid.blocks(), 2));
     const index_t memory = std::max<index_t>(1 << 20, 3 * size) / size;
     const index_t wanted = std::min({std::max(few, grid.blocks() / 8), memory, index_t(64)});
     index_t splits = 1;
     while (2 * splits <= wanted) splits *= 2;
-    const index_t most_tiles = grid.block_rows * grid.block_cols;
+    const index_t most_tiles = grid.block_rows * grid.block_cols * d.w;
     const index_t x_step = off_power_of_two(most_tiles * ld_x, kernel.lanes);
     const index_t dy_step = off_power_of_two(most_tiles * ld_dy, kernel.lanes);
     std::vector<index_t> x_steps, dy_steps, sum_steps, row_of_dy;
@@ -363,11 +396,12 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
         const index_t first = share_begin(split, splits, grid.blocks());
         for (index_t index = first; index < share_begin(split + 1, splits, grid.blocks()); ++index) {
             const Block block = grid.block(index);
-            const index_t tiles = block.rows() * block.width();
-            const PixelBlock in(block, grid.image_rows, form.stride * tile, form.size(), -s.pad.top, -s.pad.left, s.h,
-                                s.w, nr);
+            const index_t tiles = block.rows() * block.width() * d.w;
+            const index_t pitch = form.stride * tile, reach = form.size();
+            const PixelBlock in(block, grid.image_rows, {-s.pad.top, pitch, reach, s.h, d.h},
+                                {-s.pad.left, pitch, reach, s.w, d.w}, nr);
             transform_pixels(in, images, group * cg + c0, channels, transforms.input, pixels.data(), x_steps, ld_x);
-            const PixelBlock out(block, grid.image_rows, tile, tile, 0, 0, s.oh, s.ow, nr);
+            const PixelBlock out(block, grid.image_rows, {0, tile, tile, s.oh, d.h}, {0, tile, tile, s.ow, d.w}, nr);
             transform_pixels(out, dy, group * kg + k0, filters, transforms.output_gradient, gradients.data(), dy_steps,
                              ld_dy, dbias && c_chunk == 0 ? bias_sum : nullptr);
 

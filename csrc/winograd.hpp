@@ -11,7 +11,7 @@ namespace npconv {
 constexpr index_t many_weights = 1 << 20;  ///< transformed: more than stay in the L2 cache
 
 /// The form of Winograd's algorithm for a convolution and, where its stride is 1, its data gradient; null for the
-/// matrix product. "winograd2" and "winograd4" ask for a form for 3x3 kernels of stride and dilation 1.
+/// matrix product. "winograd2" and "winograd4" ask for a form for 3x3 kernels of stride 1.
 const WinogradForm* winograd_form(const ConvShape& shape, Algorithm algorithm);
 
 /// The same for one phase of the data gradient of a strided convolution.

@@ -1,8 +1,13 @@
 // Which form of Winograd's algorithm is expected to be the fastest for a shape, if any.
 #include "winograd.hpp"
 
+#include <algorithm>
+
 namespace npconv {
 namespace {
+
+// The tiles of all phases stand together in a row, and what they hold should stay in the cache.
+constexpr index_t most_dilation = 32;
 
 /// What the cost of a product and of the transforms depends on.
 struct Work {
@@ -10,6 +15,7 @@ struct Work {
     index_t stride, out_h, out_w, in_channels, out_channels;
     double multiplications;  // of the direct product, for an output and an input channel
     double splitting = 0;    // what getting at the pixels costs more, for an output and an input channel
+    Pair dilation = {1, 1};
 };
 
 /// The form for 3x3 kernels of stride 1 that was asked for, or the one that is expected to be the fastest: none, or
@@ -33,7 +39,8 @@ const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double di
         // Little is lost again to what else there is to do: to split pixels, or to fetch the weights.
         const bool much_else = work.splitting > 0 || elements * work.in_channels * work.out_channels > many_weights;
         if (saves_little && much_else) continue;
-        const index_t tiles = ceil_div(work.out_h, form.tile) * ceil_div(work.out_w, form.tile);
+        const auto tiles_of = [&](index_t out, index_t d) { return d * ceil_div(ceil_div(out, d), form.tile); };
+        const index_t tiles = tiles_of(work.out_h, work.dilation.h) * tiles_of(work.out_w, work.dilation.w);
         // 7x7 elements do not fit the registers; the matrices of stride 2 are simpler.
         const double size_cost = form.stride == 1 && form.size() > 6 ? 1.15 : 1;
         const double cost = static_cast<double>(tiles * elements) * element_cost * size_cost +
@@ -53,10 +60,17 @@ double element_cost(const Work& work, double product, double transforms, double 
     return product * in * out + transforms * (in + out) + rest;
 }
 
+// Measured with 3 to 64 channels, kernels of 3x3 to 11x11 and strides of 2 and 4. Joining the phases of a data gradient
+// costs no more than its direct way, which is a correlation for each of them.
+constexpr double splitting = 50;
+
 /// Of the convolution as a whole; no taps where no form serves.
 Work work_of(const ConvShape& s) {
-    const bool square = s.kh == s.kw && s.stride.h == s.stride.w && s.dilation.h == 1 && s.dilation.w == 1;
-    return {square ? s.kh : 0, s.stride.h, s.oh, s.ow, s.cg(), s.kg(), static_cast<double>(s.kh * s.kw)};
+    const bool square = s.kh == s.kw && s.stride.h == s.stride.w;
+    const bool spaced = s.stride.h == 1 && std::max(s.dilation.h, s.dilation.w) <= most_dilation;
+    const bool serves = square && (spaced || !dilated(s));
+    return {serves ? s.kh : 0,          s.stride.h, s.oh, s.ow, s.cg(), s.kg(), static_cast<double>(s.kh * s.kw),
+            dilated(s) ? splitting : 0, s.dilation};
 }
 
 /// Of the convolution of its phases (conv_phases.hpp); no taps where there is one phase, or where each has one tap, or
@@ -75,10 +89,6 @@ Work work_of_phases(const ConvShape& s, double splitting) {
             work.multiplications / static_cast<double>(phases),
             splitting};
 }
-
-// Measured with 3 to 64 channels, kernels of 3x3 to 11x11 and strides of 2 and 4. Joining the phases of a data gradient
-// costs no more than its direct way, which is a correlation for each of them.
-constexpr double splitting = 50;
 
 // Predicted from the shape of an image and the channels alone, so that a result depends neither on the batch around it
 // nor on the threads. The unit is a multiply-add at full speed. Measured with AVX-512, 3 to 64 channels and images of 7
@@ -114,7 +124,7 @@ const WinogradForm* winograd_form(const ConvShape& s, Algorithm algorithm) {
 }
 
 const WinogradForm* winograd_form(const ConvShape& s, const Axis& v, const Axis& h, Algorithm algorithm) {
-    const bool square = s.dilation.h == 1 && s.dilation.w == 1 && v.taps.size() == h.taps.size();
+    const bool square = !dilated(s) && v.taps.size() == h.taps.size();
     const auto taps = static_cast<index_t>(v.taps.size());
     const Work work{square ? taps : 0, 1, v.out, h.out, s.kg(), s.cg(), static_cast<double>(taps * taps)};
     return form_for(work, algorithm, direct_cost(work));

@@ -18,32 +18,35 @@ FORMS = [(2, 1), (3, 1), (4, 1), (5, 1), (3, 2), (4, 2), (5, 2)]  # kernel and s
 
 
 @st.composite
-def convs_3x3(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, int]:
+def convs_3x3(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any, int]:
     padding = draw(st.tuples(pairs(0, 4), pairs(0, 4)))
-    size = [max(1, 3 - sum(p)) + draw(st.integers(0, 20)) for p in padding]
+    dilation = draw(st.one_of(st.just((1, 1)), pairs(1, 6)))
+    # With a dilation of more pixels than there are some of its phases have none.
+    size = [max(1, 2 * d + 1 - sum(p)) + draw(st.integers(0, 20)) for p, d in zip(padding, dilation, strict=True)]
     groups = draw(st.integers(1, 3))
     # Around the vectors of channels: up to 32 of them.
     in_channels, out_channels = groups * draw(st.integers(1, 35)), groups * draw(st.integers(1, 35))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     x = rng.standard_normal((draw(st.integers(0, 3)), in_channels, *size))
     weight = rng.standard_normal((out_channels, in_channels // groups, 3, 3))
-    return x, weight, rng.standard_normal(out_channels), padding, groups
+    return x, weight, rng.standard_normal(out_channels), padding, dilation, groups
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(case=convs_3x3())
 def test_forward_and_gradients_are_the_reference(algorithm: str, dtype: type, case: tuple) -> None:
-    *arrays, padding, groups = case
+    *arrays, padding, dilation, groups = case
     x, weight, bias = (a.astype(dtype) for a in arrays)
-    expected = reference.conv2d(*arrays, 1, padding, 1, groups)
-    y = npconv.conv2d(x, weight, bias, 1, padding, 1, groups, algorithm=algorithm)
+    expected = reference.conv2d(*arrays, 1, padding, dilation, groups)
+    y = npconv.conv2d(x, weight, bias, 1, padding, dilation, groups, algorithm=algorithm)
     reduction = int(np.prod(weight.shape[1:]))
     # The transforms multiply rounding errors by a small factor.
     assert_close(y, expected, 30 * reduction)
     dy = np.random.default_rng(1).standard_normal(y.shape)
-    gradients = npconv.conv2d_backward(dy.astype(dtype), x, weight, 1, padding, 1, groups, algorithm=algorithm)
-    expected = reference.conv2d_backward(dy, *arrays[:2], 1, padding, 1, groups)
+    places = 1, padding, dilation, groups
+    gradients = npconv.conv2d_backward(dy.astype(dtype), x, weight, *places, algorithm=algorithm)
+    expected = reference.conv2d_backward(dy, *arrays[:2], *places)
     for a, e, terms in zip(gradients, expected, (reduction, dy[:, 0].size, dy[:, 0].size), strict=True):
         assert_close(a, e, 30 * max(terms, 1))
 
@@ -221,9 +224,9 @@ def test_few_channels_stay_exact(size: int, channels: int, filters: int, kernel:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (3, 2, 1), (3, 1, 2), (1, 1, 1)])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (3, 2, 1), (3, 1, 33), (1, 1, 1)])
 def test_other_convolutions_are_refused(algorithm: str, kernel: int, stride: int, dilation: int) -> None:
-    x, weight = np.ones((1, 2, 9, 9)), np.ones((3, 2, kernel, kernel))
+    x, weight = np.ones((1, 2, 70, 70)), np.ones((3, 2, kernel, kernel))
     with pytest.raises(ValueError, match=rf"conv2d: algorithm is '{algorithm}'.*3x3.*'auto'"):
         npconv.conv2d(x, weight, None, stride, 0, dilation, algorithm=algorithm)
     dy = npconv.conv2d(x, weight, None, stride, 0, dilation)

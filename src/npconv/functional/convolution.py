@@ -25,6 +25,7 @@ from npconv.functional._gate import (
 )
 
 _ALGORITHMS = {"auto": 0, "gemm": 1, "winograd2": 2, "winograd4": 3}  # as in csrc/conv.hpp
+_MOST_DILATION = 32  # of Winograd's algorithm; as in csrc/winograd_form.cpp
 _PADDING_MODES = {"zeros": None, "reflect": 0, "replicate": 1, "circular": 2}  # as in csrc/pad.hpp
 _NO_PADDING = 0, 0, 0, 0
 
@@ -64,12 +65,12 @@ def conv2d(
         image's size, "circular" at most that.
     algorithm : "auto", "gemm", "winograd2" or "winograd4"
         "gemm" is the implicit matrix product, which never makes the im2col matrix. The other two are Winograd's
-        algorithm [1]_ in output tiles of 2x2 and of 4x4 pixels, for 3x3 kernels of stride and dilation 1: 2.25 and 4
-        times fewer multiplications. "auto" takes what is expected to be the fastest. From 12 input and 16 output
-        channels on that may be Winograd's algorithm for kernels of 2x2 to 5x5; with a stride S for larger ones, too,
-        and from 12/S**2 input channels on; with a dilation from 32 channels on. In float32 the largest error, over the
-        root mean square of the result, is below 5e-6, with "winograd4" and "auto" below 5e-5; an infinity or a NaN in x
-        may spoil the whole tile with Winograd's algorithm, and not only the pixels that see it.
+        algorithm [1]_ in output tiles of 2x2 and of 4x4 pixels, for 3x3 kernels of stride 1 and dilations up to 32:
+        2.25 and 4 times fewer multiplications. "auto" takes what is expected to be the fastest. From 12 input and 16
+        output channels on that may be Winograd's algorithm for kernels of 2x2 to 5x5; with a stride S for larger ones,
+        too, and from 12/S**2 input channels on. In float32 the largest error, over the root mean square of the result,
+        is below 5e-6, with "winograd4" and "auto" below 5e-5; an infinity or a NaN in x may spoil the whole tile with
+        Winograd's algorithm, and not only the pixels that see it.
 
     Returns
     -------
@@ -184,10 +185,11 @@ def _algorithm(op: str, algorithm: str, weight: Array, geometry: tuple[Any, ...]
     number = _ALGORITHMS.get(algorithm)
     if number is None:
         raise ValueError(f"{op}: algorithm is {algorithm!r}; available are {', '.join(map(repr, _ALGORITHMS))}")
-    if number > 1 and (weight.shape[2:] != (3, 3) or geometry[0] != (1, 1) or geometry[2] != (1, 1)):
+    stride, _, dilation, _ = geometry
+    if number > 1 and (weight.shape[2:] != (3, 3) or stride != (1, 1) or max(dilation) > _MOST_DILATION):
         raise ValueError(
-            f"{op}: algorithm is {algorithm!r}, for 3x3 kernels with stride and dilation 1; the kernel is "
-            f"{weight.shape[2]}x{weight.shape[3]}, stride {geometry[0]}, dilation {geometry[2]}: use 'auto' or 'gemm'"
+            f"{op}: algorithm is {algorithm!r}, for 3x3 kernels with stride 1 and dilation up to {_MOST_DILATION}; the "
+            f"kernel is {weight.shape[2]}x{weight.shape[3]}, stride {stride}, dilation {dilation}: use 'auto' or 'gemm'"
         )
     return number
 

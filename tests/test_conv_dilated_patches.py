@@ -1,4 +1,4 @@
-"""Convolution with dilation, or of windows that tile the image, as convolutions of every d-th pixel."""
+"""Convolution with dilation, and of windows that tile the image: what meets a tap is every d-th pixel."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from npconv import reference
 
 @st.composite
 def dilated(draw: st.DrawFn) -> tuple[list[np.ndarray], dict[str, Any]]:
-    dilation = draw(st.tuples(st.integers(1, 3), st.integers(2, 4)))
-    kernel = draw(st.tuples(st.integers(1, 3), st.integers(2, 3)))
-    size = [draw(st.integers(d * (k + 4), d * (k + 6))) for d, k in zip(dilation, kernel, strict=True)]
+    dilation = draw(st.tuples(st.integers(1, 4), st.integers(2, 7)))
+    kernel = draw(st.sampled_from([(2, 2), (3, 3), (3, 3), (4, 4), (5, 5), (1, 3), (3, 2)]))
+    size = [draw(st.integers(d * (k - 1) + 1, d * (k + 5))) for d, k in zip(dilation, kernel, strict=True)]
     groups = draw(st.integers(1, 2))
-    c, k = draw(st.integers(32, 35)), draw(st.integers(32, 35))  # of a group
+    c, k = draw(st.integers(12, 35)), draw(st.integers(16, 35))  # of a group
     shapes = (draw(st.integers(0, 2)), groups * c, *size), (groups * k, c, *kernel), (groups * k,)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     padding = draw(st.tuples(pairs(0, 7), pairs(0, 7)))
@@ -57,11 +57,13 @@ def test_forward_and_gradients_are_the_reference(dtype: type, case: tuple[list[n
 @pytest.mark.parametrize(
     ("shape", "kernel", "places"),
     [
-        ((11, 40, 57, 50), (3, 3), {"padding": 2, "dilation": 2}),  # more images than are put apart at a time
+        ((11, 40, 57, 50), (3, 3), {"padding": 2, "dilation": 2}),
         ((2, 70, 33, 31), (3, 3), {"padding": (3, 4), "dilation": (3, 4)}),
+        ((2, 70, 33, 31), (3, 3), {"padding": 12, "dilation": (24, 12)}),  # most phases have no row, or one
+        ((1, 64, 45, 60), (3, 3), {"padding": 32, "dilation": 32}),
         ((3, 33, 29, 20), (5, 5), {"padding": 3, "dilation": 2}),
         ((2, 64, 20, 41), (1, 3), {"padding": (0, 5), "dilation": (1, 5)}),
-        ((70, 3, 112, 96), (16, 16), {"stride": 16}),  # the same
+        ((70, 3, 112, 96), (16, 16), {"stride": 16}),  # more images than are dealt to channels at a time
         ((3, 70, 30, 26), (2, 2), {"stride": 2}),
         ((2, 12, 30, 26), (5, 2), {"stride": (5, 2)}),
         ((2, 4, 36, 37), (9, 9), {"stride": 9}),  # a column is in no window

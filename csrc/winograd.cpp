@@ -58,7 +58,9 @@ class PixelBlock {
 
     PixelBlock(const PixelBlock&) = delete;  // tiles point into it
     PixelBlock& operator=(const PixelBlock&) = delete;
-    PixelBlock(const Block& block, index_t tile_rows, const TileAxis& v, const TileAxis& h, int nr) {
+    PixelBlock(const Block& block, index_t tile_rows, TileAxis v, TileAxis h, int nr)
+        : tiles_(static_cast<std::size_t>(block.rows() * block.width() * h.spacing)),
+          offsets_((block.rows() * block.width() * h.spacing + 1) * v.size * h.size) {
         std::vector<Strip> strips;
         cut_into_strips(block, tile_rows, strips);
         const index_t left = std::clamp<index_t>(h.begin(block.col_begin, 0), 0, h.length);
@@ -66,10 +68,6 @@ class PixelBlock {
             std::clamp<index_t>(h.begin(block.col_end - 1, h.spacing - 1) + h.reach(), left, h.length);
         const index_t width = right - left;
         // Tiles within the image share a list of offsets; each of the others has its own.
-        const auto count = static_cast<std::size_t>(block.rows() * block.width() * h.spacing);
-        const auto elements = static_cast<std::size_t>(v.size * h.size);
-        tiles_.reserve(count);
-        offsets_.resize((count + 1) * elements);  // enough for all: they must not move
         index_t* list = offsets_.data();
         for (index_t y = 0; y < v.size; ++y) {
             for (index_t x = 0; x < h.size; ++x) *list++ = (y * width + x * h.spacing) * nr;
@@ -85,19 +83,25 @@ class PixelBlock {
             pixels_ += inside * width;
             tops.push_back(above);
         }
-        const auto add_tile = [&](const Piece& piece, index_t top, index_t left_of_tile) {
+        Tile* tile = tiles_.data();
+        const index_t* const shared = offsets_.data();
+        const index_t outside = pixels_ * nr;
+        const auto add_tile = [=, &tile, &list](const Piece& piece, index_t top, index_t left_of_tile) {
             const bool rows_inside = top >= 0 && top + v.size <= piece.strip.rows;
             if (rows_inside && left_of_tile >= 0 && left_of_tile + h.reach() <= width) {
-                tiles_.push_back({(piece.first + top * width + left_of_tile) * nr, offsets_.data()});
+                *tile++ = {(piece.first + top * width + left_of_tile) * nr, shared};
                 return;
             }
-            tiles_.push_back({0, list});
-            for (index_t y = top; y < top + v.size; ++y) {
-                const index_t row = piece.first + y * width;
-                const index_t width_inside = y >= 0 && y < piece.strip.rows ? width : 0;
-                for (index_t x = left_of_tile; x < left_of_tile + h.reach(); x += h.spacing) {
-                    *list++ = (x >= 0 && x < width_inside ? row + x : pixels_) * nr;
-                }
+            *tile++ = {0, list};
+            for (index_t y = top; y < top + v.size; ++y, list += h.size) {
+                const bool inside = y >= 0 && y < piece.strip.rows;
+                const index_t row = inside ? (piece.first + y * width + left_of_tile) * nr : outside;
+                const index_t step = inside ? h.spacing * nr : 0;
+                for (index_t x = 0; x < h.size; ++x) list[x] = row + x * step;
+            }
+            for (index_t x = 0, column = left_of_tile; x < h.size; ++x, column += h.spacing) {
+                if (column >= 0 && column < width) continue;
+                for (index_t y = 0; y < v.size; ++y) list[(y - v.size) * h.size + x] = outside;
             }
         };
         for (std::size_t i = 0; i < strips.size(); ++i) {
@@ -117,7 +121,7 @@ class PixelBlock {
    private:
     index_t pixels_ = 0;
     std::vector<Tile> tiles_;
-    std::vector<index_t> offsets_;
+    Scratch<index_t> offsets_;
 };
 
 /// Channels of some images, packed and transformed: to[steps[e] + t*ld + c] for element e of tile t. Unless `sums` is

@@ -248,8 +248,8 @@ void winograd_correlate(const Correlation<T>& c, const WinogradForm& form, const
     const index_t all_weight_size = c.groups * panels * steps * weight_size;
 
     // A task has some rows of tiles and, where there are few of those, a part of the output channels.
-    const index_t tiles_v = ceil_div(ceil_div(scatter ? c.v.in : c.v.out, spacing.h), tile);
-    const index_t tiles_h = ceil_div(ceil_div(scatter ? c.h.in : c.h.out, spacing.w), tile);  // of each phase
+    const index_t tiles_v = tiles_of_phase(scatter ? c.v.in : c.v.out, spacing.h, tile);
+    const index_t tiles_h = tiles_of_phase(scatter ? c.h.in : c.h.out, spacing.w, tile);
     // So many rows of an image's tiles stay together: their results hold whole windows.
     const index_t rows_together = std::max<index_t>(window_rows, 1);
     const index_t unit = scatter ? tiles_v : rows_together / std::gcd(rows_together, index_t(tile));
@@ -364,9 +364,8 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
     const index_t sum_step = off_power_of_two(std::min(cg, c_at_once) * ld_dy, kernel.lanes);
     const index_t held = gradient_bytes / index_t(sizeof(T)) / elements;
     const index_t tiles_at_once = std::clamp<index_t>((held - sum_step) / (ld_x + ld_dy), 16, 64);
-    const auto tiles_of = [tile](index_t out, index_t spacing) { return ceil_div(ceil_div(out, spacing), tile); };
     const Pair d = s.dilation;
-    const BlockGrid grid(s.n * d.h, tiles_of(s.oh, d.h), tiles_of(s.ow, d.w),
+    const BlockGrid grid(s.n * d.h, tiles_of_phase(s.oh, d.h, tile), tiles_of_phase(s.ow, d.w, tile),
                          std::max<index_t>(tiles_at_once / d.w, 1));
     // Runs of 2 to 8 blocks each, but for memory; a power of two of them, so that threads share them evenly.
     const index_t few = std::min(16 / (s.groups * c_chunks * k_chunks), ceil_div(grid.blocks(), 2));

@@ -10,6 +10,11 @@ namespace npconv {
 
 constexpr index_t many_weights = 1 << 20;  ///< transformed: more than stay in the L2 cache
 
+/// How many tiles an axis of `length` results takes, of each of its phases: with a dilation of d, of every d-th result.
+inline index_t tiles_of_phase(index_t length, index_t dilation, index_t tile) {
+    return ceil_div(ceil_div(length, dilation), tile);
+}
+
 /// The form of Winograd's algorithm for a convolution and, where its stride is 1, its data gradient; null for the
 /// matrix product. "winograd2" and "winograd4" ask for a form for 3x3 kernels of stride 1.
 const WinogradForm* winograd_form(const ConvShape& shape, Algorithm algorithm);

@@ -39,8 +39,9 @@ const WinogradForm* choose_form(const Work& work, Algorithm algorithm, double di
         // Little is lost again to what else there is to do: to split pixels, or to fetch the weights.
         const bool much_else = work.splitting > 0 || elements * work.in_channels * work.out_channels > many_weights;
         if (saves_little && much_else) continue;
-        const auto tiles_of = [&](index_t out, index_t d) { return d * ceil_div(ceil_div(out, d), form.tile); };
-        const index_t tiles = tiles_of(work.out_h, work.dilation.h) * tiles_of(work.out_w, work.dilation.w);
+        const Pair d = work.dilation;
+        const index_t tiles =
+            d.h * tiles_of_phase(work.out_h, d.h, form.tile) * d.w * tiles_of_phase(work.out_w, d.w, form.tile);
         // 7x7 elements do not fit the registers; the matrices of stride 2 are simpler.
         const double size_cost = form.stride == 1 && form.size() > 6 ? 1.15 : 1;
         const double cost = static_cast<double>(tiles * elements) * element_cost * size_cost +

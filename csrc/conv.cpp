@@ -16,6 +16,7 @@
 #include "parallel.hpp"
 #include "slab.hpp"
 #include "winograd.hpp"
+#include "winograd_1d.hpp"
 #include "workspace.hpp"
 
 namespace npconv {
@@ -210,7 +211,7 @@ Way way_of(const Correlation<T>& c, const WinogradForm* form) {
     // With stride 1 fewer multiplications gain more than quicker ones.
     const bool by_unit = suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
     if (by_unit) return Way::unit;
-    if (form) return Way::winograd;
+    if (form) return form == &winograd_1d ? Way::winograd_1d : Way::winograd;
     return suits_planes(c) ? Way::planes : suits_channels(c) ? Way::channels : Way::gemm;
 }
 
@@ -230,6 +231,9 @@ void correlate(const Correlation<T>& c, const WinogradForm* form) {
             return;
         case Way::winograd:
             winograd_correlate(c, *form, pixels_of(c.in, c.groups * c.in_channels, c.v.in, c.h.in), results_of(c));
+            return;
+        case Way::winograd_1d:
+            winograd_1d_correlate(c);
             return;
         case Way::planes:
             correlate_planes(std::vector{c});
@@ -292,7 +296,7 @@ template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx, Algorithm algorithm,
                           const T* bias) {
     const bool strided = shape.stride.h > 1 || shape.stride.w > 1;  // then each phase has a form of its own
-    const WinogradForm* const form = strided ? nullptr : winograd_form(shape, algorithm);
+    const WinogradForm* const form = strided ? nullptr : winograd_data_form(shape, algorithm);
     if (const index_t batch = !bias && shape.cg() > 4 ? images_by_batch<T>(shape, algorithm, form) : 0) {
         conv2d_backward_data_by_batch<T>(with_images(shape, batch), dy, nullptr, nullptr, weight, dx);
         if (batch == shape.n) return;

@@ -94,11 +94,11 @@ template <class T>
 void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* weight,
                    T* dx) {
     const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, rows = pool.c * pool.oh;
-    const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
+    const WinogradForm* const form = winograd_data_form(conv, Algorithm::automatic);
     index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (done > 0) {
         conv2d_backward_data_by_batch(with_images(conv, done), dy, &pool, taps, weight, dx);
-    } else if (form && conv.stride.h == 1 && !dilated(conv)) {
+    } else if (form && form != &winograd_1d && conv.stride.h == 1 && !dilated(conv)) {
         const auto axis = [form](index_t in_size, index_t out_size, index_t pad) {
             return backward_axis(in_size, out_size, form->kernel, 1, 1, pad, 0);
         };

@@ -41,9 +41,9 @@ struct Correlation {
     }
 };
 
-/// The ways to make a correlation: by a unit for bfloat16, by Winograd's algorithm, plane by plane, or as a matrix
-/// product with vectors along the output channels or along the pixels.
-enum class Way { unit, winograd, planes, channels, gemm };
+/// The ways to make a correlation: by a unit for bfloat16, by Winograd's algorithm along both axes or along columns
+/// alone, plane by plane, or as a matrix product with vectors along the output channels or along the pixels.
+enum class Way { unit, winograd, winograd_1d, planes, channels, gemm };
 
 /// The one that is expected to be the fastest; `form` is the form of Winograd's algorithm that would serve, or null.
 template <class T>

@@ -15,9 +15,12 @@ inline index_t tiles_of_phase(index_t length, index_t dilation, index_t tile) {
     return ceil_div(ceil_div(length, dilation), tile);
 }
 
-/// The form of Winograd's algorithm for a convolution and, where its stride is 1, its data gradient; null for the
-/// matrix product. "winograd2" and "winograd4" ask for a form for 3x3 kernels of stride 1.
+/// The form of Winograd's algorithm for a convolution; null for the matrix product. "winograd2" and "winograd4" ask for
+/// a form for 3x3 kernels of stride 1.
 const WinogradForm* winograd_form(const ConvShape& shape, Algorithm algorithm);
+
+/// The same for the data gradient of a convolution of stride 1.
+const WinogradForm* winograd_data_form(const ConvShape& shape, Algorithm algorithm);
 
 /// The same for one phase of the data gradient of a strided convolution.
 const WinogradForm* winograd_form(const ConvShape& shape, const Axis& v, const Axis& h, Algorithm algorithm);

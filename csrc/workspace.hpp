@@ -159,6 +159,7 @@ class Scratch {
     void clear() { std::memset(block_.data, 0, block_.bytes); }
 
     T* data() { return static_cast<T*>(block_.data); }
+    const T* data() const { return static_cast<const T*>(block_.data); }
     T& operator[](index_t i) { return data()[i]; }
 
    private:

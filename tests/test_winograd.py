@@ -73,6 +73,48 @@ def test_all_forms_are_the_reference(dtype: type, data: st.DataObject) -> None:
         assert_close(a, e, 30 * max(terms, 1))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(data=st.data())
+def test_few_channels_along_columns_are_the_reference(dtype: type, data: st.DataObject) -> None:
+    height = data.draw(st.sampled_from([15, 16, 19, 20, 31, 36, 40]))
+    width = data.draw(st.sampled_from([16, 30, 31, 32, 46, 48]))
+    rows, cols = data.draw(pairs(0, 2)), data.draw(pairs(0, 2))
+    groups, c, k = (data.draw(st.integers(low, high)) for low, high in ((1, 3), (8, 16), (8, 35)))
+    if data.draw(st.booleans()):
+        c = data.draw(st.integers(1, 7))  # its data gradient goes another way
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    arrays = [
+        rng.standard_normal((data.draw(st.integers(0, 3)), groups * c, height + 2 - sum(rows), width + 2 - sum(cols))),
+        rng.standard_normal((groups * k, c, 3, 3)),
+        rng.standard_normal(groups * k),
+    ]
+    x, weight, bias = (a.astype(dtype) for a in arrays)
+    places = 1, (rows, cols), 1, groups
+    y = npconv.conv2d(x, weight, bias, *places)
+    assert_close(y, reference.conv2d(*arrays, *places), 30 * 9 * c)
+    dy = rng.standard_normal(y.shape)
+    (dx, _, _) = npconv.conv2d_backward(dy.astype(dtype), x, weight, *places, needs=(True, False, False))
+    (expected, _, _) = reference.conv2d_backward(dy, *arrays[:2], *places)
+    assert_close(dx, expected, 30 * 9 * k)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_larger_than_the_caches_are_those_of_each_image(dtype: type) -> None:
+    """They are stored past the caches, and so must not be read too early."""
+    rng = np.random.default_rng(11)
+    x, weight = (rng.standard_normal(s).astype(dtype) for s in ((5, 3, 224, 224), (64, 3, 3, 3)))
+    expected = [npconv.conv2d(image, weight, padding=1).tobytes() for image in x]
+    for count in (1, 3):
+        with npconv.threads(count):
+            y = npconv.conv2d(x, weight, padding=1)
+        assert y.nbytes > 48 << 20
+        assert [image.tobytes() for image in y] == expected
+    # Rows that are not a multiple of a vector are stored as usual.
+    narrower = np.ascontiguousarray(x[..., 1:])
+    y = npconv.conv2d(narrower, weight, padding=1)
+    assert [npconv.conv2d(image, weight, padding=1).tobytes() for image in narrower] == [a.tobytes() for a in y]
+
+
 # Several blocks of tiles, steps over channels and panels of them; odd sizes.
 LARGE = [
     ((3, 70, 13, 13), (40, 70, 3, 3), 1),
@@ -80,6 +122,8 @@ LARGE = [
     ((1, 40, 61, 230), (33, 40, 3, 3), 0),
     ((40, 33, 9, 10), (65, 33, 3, 3), 1),
     ((1, 3, 5, 1500), (4, 3, 3, 3), 2),
+    ((2, 7, 100, 300), (21, 7, 3, 3), 1),  # "auto" goes along columns
+    ((1, 16, 30, 62), (11, 16, 3, 3), 2),
     ((9, 40, 14, 25), (33, 40, 3, 3), 1),  # "auto" takes tiles of 5x5
     ((60, 33, 13, 9), (65, 33, 3, 3), 0),  # dx has more tiles than dy: these scatter
     ((3, 34, 41, 41), (33, 34, 3, 3), 0),  # ... more than a task usually has
@@ -147,7 +191,7 @@ def check_with_any_number_of_threads(
         *[("auto", *form, 5e-5) for form in FORMS],
     ],
 )
-@pytest.mark.parametrize("channels", [16, 64, 256])
+@pytest.mark.parametrize("channels", [3, 16, 64, 256])
 @pytest.mark.parametrize(("size", "padding"), [(28, 1), (13, 0), (14, 1)])
 def test_error_is_within_the_documented_bound(
     algorithm: str, kernel: int, stride: int, bound: float, channels: int, size: int, padding: int
@@ -193,6 +237,16 @@ def test_the_algorithms_differ_in_their_bits() -> None:
     small = np.ascontiguousarray(x[..., :15, :15])
     results = {name: npconv.conv2d(small, weight, padding=1, algorithm=name).tobytes() for name in results}
     assert npconv.conv2d(small, weight, padding=1).tobytes() not in results.values()
+
+
+def test_few_channels_do_run_along_columns() -> None:
+    rng = np.random.default_rng(12)
+    x, weight = (rng.standard_normal(s).astype(np.float32) for s in ((2, 8, 32, 32), (8, 8, 3, 3)))
+    results = {name: npconv.conv2d(x, weight, algorithm=name).tobytes() for name in ("auto", "gemm", *ALGORITHMS)}
+    assert len(set(results.values())) == 4
+    # Small examples with whole numbers stay exact.
+    x, weight = (rng.integers(-9, 9, s).astype(np.float32) for s in ((2, 8, 32, 32), (7, 8, 3, 3)))
+    assert np.array_equal(npconv.conv2d(x, weight), reference.conv2d(x, weight))
 
 
 @pytest.mark.parametrize(("kernel", "stride"), FORMS)

@@ -41,6 +41,14 @@ struct WinogradForm {
 inline constexpr WinogradForm winograd_forms[] = {{2, 1, 4}, {3, 1, 2}, {3, 1, 4}, {3, 1, 5}, {3, 1, 3}, {3, 2, 2},
                                                   {4, 1, 4}, {4, 2, 2}, {5, 1, 2}, {5, 1, 3}, {5, 2, 2}};
 constexpr int winograd_form_count = sizeof(winograd_forms) / sizeof(WinogradForm);
+/// The same along columns alone: `tile` results, one below the other, from `size()` pixels.
+inline constexpr WinogradForm winograd_1d = {3, 1, 4};
+
+/// Where the results of such a tile go, a vector wide: `rows` rows of `columns` results, the first at `at`.
+struct TileResult {
+    index_t at;
+    int rows, columns;
+};
 
 /// The transforms of a form, of `columns` small square matrices at a time: element e of matrix j is read at
 /// src[from[e] + j] and written to dst[to[e] + j], with bias[j] added where there is a bias. Whole vectors are read and
@@ -194,6 +202,21 @@ struct TypedKernels {
     void (*spread_windows[3])(index_t n, index_t kernel, index_t stride, const T* v, T divisor, T* dx);
 
     WinogradTransforms<T> winograd[winograd_form_count];  ///< in the order of winograd_forms
+
+    int winograd_1d_channels;  ///< output channels of a tile of nr columns
+
+    /// The weights of `lanes` output channels for winograd_1d_tile, tile by tile: of each term three taps, one below
+    /// the other, are read at taps[from[3*term ...]], [tap][lanes].
+    void (*winograd_1d_filter)(index_t terms, const T* taps, const index_t* from, T* to);
+
+    /// The pixels for it: of each term and each vector v of nr columns, rows ld_x apart from x[at[v] + offset[term]]
+    /// on.
+    void (*winograd_1d_input)(index_t terms, const T* x, const index_t* at, const index_t* offset, index_t ld_x, T* to);
+
+    /// The results of `channels` output channels, at most those of a tile, `plane` apart: vector v goes to to[v], whose
+    /// rows are `row` apart; past the cache with `stream`, for which all are whole vectors at multiples of their size.
+    void (*winograd_1d_tile)(index_t terms, const T* weights, const T* pixels, const TileResult* to, T* out,
+                             index_t plane, index_t row, index_t channels, const T* bias, bool relu, bool stream);
 
     void (*relu_forward)(const T* x, T* y, index_t n);
     void (*relu_backward)(const T* dy, const T* y, T* dx, index_t n);

@@ -3,6 +3,10 @@
 
 #include "kernels.hpp"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 // Full unrolling keeps an array of accumulators in registers.
 #if defined(__clang__)
 #define NPCONV_UNROLL _Pragma("clang loop unroll(full)")
@@ -47,6 +51,20 @@ struct Simd {
         return v;
     }
     static inline void store(T* p, Vector v) { __builtin_memcpy(p, &v, sizeof v); }
+    /// The same past the caches (stream.hpp); p is a multiple of the vector's size.
+    static inline void stream(T* p, Vector v) {
+#if defined(__x86_64__)
+#if defined(__AVX512F__)
+        if constexpr (Bytes == 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+#endif
+#if defined(__AVX__)
+        if constexpr (Bytes == 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+#endif
+        if constexpr (Bytes == 16) _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(v));
+#else
+        store(p, v);
+#endif
+    }
     static inline Vector broadcast(T x) { return x - Vector{}; }  // x - 0, unlike x + 0, keeps the sign of -0
 
     /// 0 where v <= 0, else v: this way round a NaN passes.

@@ -8,6 +8,7 @@
 #include "pool.inc.hpp"
 #include "sums.inc.hpp"
 #include "winograd.inc.hpp"
+#include "winograd_1d.inc.hpp"
 
 namespace npconv {
 namespace {
@@ -72,6 +73,11 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.spread_windows[1] = spread_windows<T, Bytes, 1>;
     kernels.spread_windows[2] = spread_windows<T, Bytes, 2>;
     fill_winograd<T, Bytes, winograd_form_count - 1>(kernels);
+    constexpr int channels = MR * NV >= 28 ? 2 : 1;  // each has 6*NV sums in registers
+    kernels.winograd_1d_channels = channels;
+    kernels.winograd_1d_filter = winograd_1d_filter<T, Bytes, channels>;
+    kernels.winograd_1d_input = winograd_1d_input<T, Bytes, NV>;
+    kernels.winograd_1d_tile = winograd_1d_tile<T, Bytes, channels, NV>;
     kernels.relu_forward = relu_forward<T>;
     kernels.relu_backward = relu_backward<T>;
     kernels.update[int(Rule::sgd)] = sgd_update<T>;

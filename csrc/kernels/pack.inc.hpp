@@ -85,22 +85,27 @@ void store_columns(const T* tile, index_t ld_tile, index_t rows, const Segment* 
     }
 }
 
-/// Turns a square of vectors over: element i of v[j] and element j of v[i] change places.
+/// Turns a square of lanes x lanes elements over: element i of v[j] is src[i*ld_src + j].
 template <class T, int Bytes>
-NPCONV_INLINE void transpose_square(typename Simd<T, Bytes>::Vector* v) {
+NPCONV_INLINE void transpose_square(const T* src, index_t ld_src, typename Simd<T, Bytes>::Vector* v) {
     using S = Simd<T, Bytes>;
-    constexpr int lanes = S::lanes;
-    // Interleaving the first half of the rows with the second, as often as it takes to halve `lanes` down to 1.
+    constexpr int group = S::group;
     NPCONV_UNROLL
-    for (int round = 1; round < lanes; round *= 2) {
-        typename S::Vector next[lanes];
+    for (int j = 0; j < S::lanes; j += group, v += group) {
         NPCONV_UNROLL
-        for (int i = 0; i < lanes / 2; ++i) {
-            next[2 * i] = S::interleave_lower(v[i], v[i + lanes / 2]);
-            next[2 * i + 1] = S::interleave_upper(v[i], v[i + lanes / 2]);
+        for (int i = 0; i < group; ++i) v[i] = S::load_groups(src + i * ld_src + j, group * ld_src);
+        // Interleaving the first half of the rows with the second, as often as it takes to halve `group` down to 1.
+        NPCONV_UNROLL
+        for (int round = 1; round < group; round *= 2) {
+            typename S::Vector next[group];
+            NPCONV_UNROLL
+            for (int i = 0; i < group / 2; ++i) {
+                next[2 * i] = S::interleave_lower_groups(v[i], v[i + group / 2]);
+                next[2 * i + 1] = S::interleave_upper_groups(v[i], v[i + group / 2]);
+            }
+            NPCONV_UNROLL
+            for (int i = 0; i < group; ++i) v[i] = next[i];
         }
-        NPCONV_UNROLL
-        for (int i = 0; i < lanes; ++i) v[i] = next[i];
     }
 }
 
@@ -110,14 +115,13 @@ template <class T, int Bytes>
 NPCONV_NOINLINE void transpose_whole(const T* src, index_t ld_src, T* dst, index_t ld_dst) {
     using S = Simd<T, Bytes>;
     typename S::Vector square[S::lanes];
+    transpose_square<T, Bytes>(src, ld_src, square);
     NPCONV_UNROLL
-    for (int i = 0; i < S::lanes; ++i, src += ld_src) square[i] = S::load(src);
-    transpose_square<T, Bytes>(square);
+    for (int j = 0; j < S::lanes; ++j) S::store(dst + j * ld_dst, square[j]);
+    if (ld_dst <= 4 * S::lanes) return;
+    // Rows of dst are planes, whose next lines no hardware foresees.
     NPCONV_UNROLL
-    for (int j = 0; j < S::lanes; ++j, dst += ld_dst) {
-        S::store(dst, square[j]);
-        __builtin_prefetch(dst + 2 * S::lanes, 1);  // rows of dst may be planes, whose next lines no hardware foresees
-    }
+    for (int j = 0; j < S::lanes; ++j) __builtin_prefetch(dst + j * ld_dst + 2 * S::lanes, 1);
 }
 
 /// The first rows and columns of a square, which becomes `columns` rows of `width` elements; whole vectors may be
@@ -127,15 +131,15 @@ NPCONV_NOINLINE void transpose_part(const T* src, index_t ld_src, index_t rows, 
                                     index_t width, const T* end) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
-    typename S::Vector square[lanes];
+    T whole[lanes * lanes];
     for (int i = 0; i < lanes; ++i, src += ld_src) {
-        if (i >= rows) {
-            square[i] = typename S::Vector{};
-        } else {
-            square[i] = columns >= lanes ? S::load(src) : S::load_part(src, columns);
-        }
+        const auto row = i >= rows          ? typename S::Vector{}
+                         : columns >= lanes ? S::load(src)
+                                            : S::load_part(src, columns);
+        S::store(whole + i * lanes, row);
     }
-    transpose_square<T, Bytes>(square);
+    typename S::Vector square[lanes];
+    transpose_square<T, Bytes>(whole, lanes, square);
     for (int j = 0; j < lanes && j < columns; ++j, dst += ld_dst) {
         if (width >= lanes || end - dst >= lanes) {
             S::store(dst, square[j]);

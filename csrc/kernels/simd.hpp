@@ -41,6 +41,7 @@ struct VectorOf {
 template <class T, int Bytes>
 struct Simd {
     static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
+    static constexpr int group = 16 / static_cast<int>(sizeof(T));  ///< elements of 16 bytes, see load_groups
     using Int = typename SameSizeInt<T>::type;
     using Vector = typename VectorOf<T, Bytes>::type;
     using IntVector = typename VectorOf<Int, Bytes>::type;
@@ -97,6 +98,27 @@ struct Simd {
     }
     static inline void store_part(T* p, Vector v, index_t n) { copy_part<lanes / 2>(&v, p, n); }
 
+    /// `group` elements from each of p, p + step, p + 2*step, ...: loading so costs no more than loading whole vectors,
+    /// and what is left to shuffle stays within 16 bytes, which is the quickest.
+    static inline Vector load_groups(const T* p, [[maybe_unused]] index_t step) {
+#if defined(__AVX512F__)
+        if constexpr (Bytes == 64) {
+            const auto at = [&](index_t i) { return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * step)); };
+            __m512 v = _mm512_castps128_ps512(at(0));
+            v = _mm512_insertf32x4(v, at(1), 1);
+            v = _mm512_insertf32x4(v, at(2), 2);
+            return reinterpret_cast<Vector>(_mm512_insertf32x4(v, at(3), 3));
+        }
+#endif
+#if defined(__AVX__)
+        if constexpr (Bytes == 32) {
+            const auto at = [&](index_t i) { return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * step)); };
+            return reinterpret_cast<Vector>(_mm256_insertf128_ps(_mm256_castps128_ps256(at(0)), at(1), 1));
+        }
+#endif
+        if constexpr (Bytes == 16) return load(p);
+    }
+
     /// Elements 0, 2, 4, ... of a, then of b.
     static inline Vector even(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return 2 * i; });
@@ -111,6 +133,14 @@ struct Simd {
     }
     static inline Vector interleave_upper(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return lanes / 2 + i / 2 + i % 2 * lanes; });
+    }
+
+    /// The same of each group of a and b.
+    static inline Vector interleave_lower_groups(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return i / group * group + i % group / 2 + i % 2 * lanes; });
+    }
+    static inline Vector interleave_upper_groups(Vector a, Vector b) {
+        return shuffle(a, b, [](int i) { return i / group * group + (group + i % group) / 2 + i % 2 * lanes; });
     }
 
    private:

@@ -77,6 +77,7 @@ template <class T>
 void correlate_gemm(const Correlation<T>& c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     const int nr = kernel.nr;
+    constexpr index_t line = 64 / sizeof(T);
     const index_t rows = c.images * c.v.out;
     if (rows == 0 || c.h.out == 0) return;
     const index_t taps = c.taps(), reduction = c.reduction(), tiles = ceil_div(c.out_channels, kernel.mr);
@@ -153,6 +154,16 @@ void correlate_gemm(const Correlation<T>& c) {
                     if (++tap == taps) tap = 0, offset += layout.channel_stride();
                 }
             }
+            // Meanwhile what is copied next is fetched, a line of each channel with every tile. A kernel of one pixel
+            // makes so few sums of a pixel that waiting for its channels, each in pages of its own, shows.
+            const bool last_step = k + kc == reduction, last_block = block.col_end == c.h.out;
+            const index_t next_row = last_step && last_block ? block.row_end : row;
+            const index_t next_col = !last_step ? col : last_block ? 0 : block.col_end;
+            const index_t next_channel = group * c.in_channels + (last_step ? 0 : k + kc);
+            const bool pixel_by_pixel = taps == 1 && c.v.out == 1 && c.h.in == c.h.out;
+            index_t next = (next_row * c.groups * c.in_channels + next_channel) * in_plane + next_col;
+            const index_t next_end =
+                pixel_by_pixel && next_row < rows ? next + std::min(block.width(), c.h.out - next_col) : next;
             const auto multiply = [&](index_t first, index_t last) {
                 for (const Panel& panel : panels.list) {
                     // A panel whose pixels lie side by side is read where it is, any other one is packed.
@@ -165,7 +176,7 @@ void correlate_gemm(const Correlation<T>& c) {
                         column_row = packed_row;
                     }
                     const Segment* const to = panels.results(panel);
-                    const bool relu = c.relu && k + kc == reduction;
+                    const bool relu = c.relu && last_step;
                     for (index_t tile = first; tile < last; ++tile) {
                         const index_t m = first_row[tile], tile_rows = first_row[tile + 1] - m;
                         const index_t channel = group * c.out_channels + m;
@@ -175,12 +186,16 @@ void correlate_gemm(const Correlation<T>& c) {
                         const bool narrow = panel.columns <= kernel.lanes;
                         const auto gemm_tile =
                             narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
+                        const bool more = next < next_end;
+                        const T* const ahead = more ? c.in + next : a;
+                        const index_t ld_ahead = more ? in_plane : 0;
+                        next += line;
                         if (panel.results == 1 && c.h.step == 1) {
                             gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns,
-                                      bias, k > 0, relu);
+                                      bias, k > 0, relu, ahead, ld_ahead);
                         } else {
                             gemm_tile(kc, a, tile_rows, columns, column_row, tile_buffer, nr,
-                                      narrow ? kernel.lanes : nr, nullptr, false, false);
+                                      narrow ? kernel.lanes : nr, nullptr, false, false, ahead, ld_ahead);
                             kernel.store_columns(tile_buffer, nr, tile_rows, to, panel.results, c.h.step, bias, k > 0,
                                                  relu, out, out_plane);
                         }

@@ -195,7 +195,7 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
                 gemm_tile(reduction, weights.data() + m * reduction, rows,
                           in.data() + padded.at(pixel / s.ow * s.stride.h, pixel % s.ow), offsets.data(),
                           sums.data() + pixel * lanes, plane_stride<T>(pixels), static_cast<int>(lanes),
-                          bias ? bias + m : nullptr, false, relu);
+                          bias ? bias + m : nullptr, false, relu, in.data(), 0);
             }
             const index_t to = (first * s.k + m) * results, stride = s.k * results;
             if (pool) {
@@ -265,7 +265,7 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolSh
                     kernel.gemm_tile[rows]((t1 - t0) * s.k, weights.data() + (c0 * taps + (r * s.kw + t0) * rows) * s.k,
                                            rows, gradients.data() + from * lanes, steps.data(),
                                            sums.data() + pixel * lanes, in_plane, static_cast<int>(lanes), nullptr,
-                                           !empty, false);
+                                           !empty, false, gradients.data(), 0);
                     empty = false;
                 }
                 for (index_t c = 0; empty && c < rows; ++c) {

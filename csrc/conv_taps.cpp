@@ -76,7 +76,8 @@ void conv2d_backward_data_by_taps(const ConvShape& s, const T* dy, const T* weig
             }
             for (index_t i = 0; i < tiles; ++i) {
                 const index_t r = share_begin(i, tiles, tap_rows), rows = share_begin(i + 1, tiles, tap_rows) - r;
-                kernel.gemm_tile[rows](s.kg(), weights + r, tap_rows, from, row, tile, nr, nr, nullptr, false, false);
+                kernel.gemm_tile[rows](s.kg(), weights + r, tap_rows, from, row, tile, nr, nr, nullptr, false, false,
+                                       from, 0);
                 kernel.add_columns(rows, tile, segments.data(), int(segments.size()), slab.data(), slab_row.data() + r,
                                    s.kw);
             }

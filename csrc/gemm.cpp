@@ -105,7 +105,7 @@ void multiply_block(const BlockOfC& block, const Matrix<T>& a, const Matrix<T>& 
                 if (a.transposed) {  // columns of a are contiguous
                     const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
                     gemm_tile(kc, a.data + k * a.ld + i, a.ld, b_packed.data(), b_row.data(), out, n,
-                              static_cast<int>(columns), nullptr, !first || bias, false);
+                              static_cast<int>(columns), nullptr, !first || bias, false, b_packed.data(), 0);
                 } else {
                     const auto gemm_tile = narrow ? kernel.narrow_row_gemm_tile[rows] : kernel.row_gemm_tile[rows];
                     const bool whole = columns == (narrow ? kernel.lanes : nr);

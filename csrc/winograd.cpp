@@ -418,7 +418,7 @@ void winograd_backward_weight(const ConvShape& s, const WinogradForm& form, cons
                         const auto gemm_tile = narrow ? kernel.narrow_gemm_tile[rows] : kernel.gemm_tile[rows];
                         gemm_tile(tiles, pixels.data() + e * x_step + c, ld_x, gradients.data() + e * dy_step + k,
                                   row_of_dy.data(), sums.data() + e * sum_step + c * ld_dy + k, ld_dy,
-                                  narrow ? kernel.lanes : nr, nullptr, index > first, false);
+                                  narrow ? kernel.lanes : nr, nullptr, index > first, false, pixels.data(), 0);
                     }
                 }
             }

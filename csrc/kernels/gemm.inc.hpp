@@ -9,7 +9,7 @@ namespace {
 
 template <class T, int Bytes, int M, int NV>
 void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c, index_t ldc, int n,
-               const T* bias, bool accumulate, bool relu) {
+               const T* bias, bool accumulate, bool relu, const T* next, index_t ld_next) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
@@ -23,6 +23,8 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
     for (index_t k = 0; k < kc; ++k) {
         const T* row = b + b_row[k];
         if (k < M * NV) fetch(k);
+        __builtin_prefetch(next, 0, 2);
+        next += ld_next;
         Vector bv[NV];
         NPCONV_UNROLL
         for (int v = 0; v < NV; ++v) bv[v] = S::load(row + v * lanes);

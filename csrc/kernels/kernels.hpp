@@ -84,13 +84,16 @@ struct TypedKernels {
 
     /// C[i][j] = base + sum over k < kc of a[k*lda + i] * b[b_row[k] + j], for i < m (the index of the table),
     /// j < n <= nr; base is C[i][j] if `accumulate`, else bias[i] where there is a bias, else nothing.
-    /// Whole vectors of b are read, so nr elements must be readable behind each row start.
+    /// Whole vectors of b are read, so nr elements must be readable behind each row start. Meanwhile next + k*ld_next,
+    /// for k < kc, is fetched into the L2 cache: what will be packed next, or nothing if `next` is a.
     void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c,
-                                         index_t ldc, int n, const T* bias, bool accumulate, bool relu);
+                                         index_t ldc, int n, const T* bias, bool accumulate, bool relu, const T* next,
+                                         index_t ld_next);
 
     /// The same for the last columns of a matrix, n <= lanes: one vector wide.
     void (*narrow_gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row,
-                                                T* c, index_t ldc, int n, const T* bias, bool accumulate, bool relu);
+                                                T* c, index_t ldc, int n, const T* bias, bool accumulate, bool relu,
+                                                const T* next, index_t ld_next);
 
     /// C[i][j] = base + sum over y < rows, x < width of a[a_row[i] + y*ld_a + x] * b[(y*width + x)*ld_b + j], for i < m
     /// (the index of the table), j < nr; base is C[i][j] if `accumulate`, else 0.

@@ -15,11 +15,12 @@ class NumpyAdam(optimizers.Adam):
     """Adam by its formula in NumPy, where `Adam` itself runs compiled code."""
 
     @staticmethod
-    def _step(w: Any, g: Any, kept: Any, numbers: Any) -> None:
-        (m, v), (rate, epsilon, beta1, beta2) = kept, numbers
-        m += (1 - beta1) * (g - m)
-        v += (1 - beta2) * (g**2 - v)
-        w -= rate * m / (np.sqrt(v) + epsilon)
+    def _step(params: Any, grads: Any, kept: Any, numbers: Any) -> None:
+        rate, epsilon, beta1, beta2 = numbers
+        for w, g, m, v in zip(params, grads, kept[::2], kept[1::2], strict=True):
+            m += (1 - beta1) * (g - m)
+            v += (1 - beta2) * (g**2 - v)
+            w -= rate * m / (np.sqrt(v) + epsilon)
 
 
 NETWORKS = {"SimpleConvNet": models.SimpleConvNet, "DeepConvNet": models.DeepConvNet}

@@ -293,7 +293,11 @@ def test_the_compiled_module_guards_its_memory() -> None:
         core.gemm(np.ones((2, 3)), np.ones((4, 5)), None, False, False)
     with pytest.raises(ValueError, match="differ in size"):
         core.relu_backward(X, W)
-    with pytest.raises(ValueError, match="keeps 1 arrays and has 2 numbers"):
-        core.momentum_update(B, B, [], [0.1, 0.9])
+    with pytest.raises(ValueError, match="keeps 1 arrays of it and has 2 numbers"):
+        core.momentum_update([B], [B], [], [0.1, 0.9])
+    with pytest.raises(ValueError, match="every parameter has a gradient"):
+        core.sgd_update([B, B], [B], [], [0.1])
+    first, second = np.ones(3), np.ones(3)
     with pytest.raises(ValueError, match="sizes differ"):
-        core.momentum_update(B, B, [B[:2].copy()], [0.1, 0.9])
+        core.momentum_update([first, second], [first, second], [np.ones(3), np.ones(2)], [0.1, 0.9])
+    np.testing.assert_array_equal(first, 1)  # not even what comes before has been changed

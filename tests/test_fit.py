@@ -225,7 +225,7 @@ def test_fit_shows_a_bar_on_a_terminal(capsys, monkeypatch):
         (lambda m, x, t: m.fit(x, t, validation_data=(x, t[:3])), ValueError, "fit: validation_data: x has shape"),
         (lambda m, x, t: m.evaluate(x, t[:5]), ValueError, r"evaluate: x has shape .* and t \(5,\)"),
         (lambda m, x, t: m.predict(x, 0), ValueError, "predict: batch_size is 0"),
-        (lambda m, x, t: m.fit(x, t + 0.5), TypeError, "CrossEntropyLoss: labels must be integers"),
+        (lambda m, x, t: m.fit(x, t + 0.5), TypeError, "softmax_cross_entropy: labels must be integers"),
     ],
 )
 def test_training_errors(call, error, message):

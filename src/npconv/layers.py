@@ -3,7 +3,7 @@
 Drop-in for the book's ``common/layers.py``: the same constructors, ``forward``, ``backward`` and
 attributes, the same numbers.  A layer holds state only (its weights, what ``backward`` needs from
 ``forward``, its gradients); the heavy arithmetic is in `npconv.functional`, and what is cheap
-anyway (sigmoid, softmax, dropout) is plain NumPy here.
+anyway (sigmoid, dropout) is plain NumPy here.
 
 Rules that all layers share:
 
@@ -138,6 +138,8 @@ class SoftmaxWithLoss:
     Keeps the probabilities `y`, the labels `t` as given, and the `loss`, a scalar of the dtype of `y`.
     """
 
+    _epsilon = 1e-7  # keeps the logarithm finite, as in the book
+
     def __init__(self) -> None:
         self.loss: Any = None
         self.y: Array | None = None
@@ -160,40 +162,13 @@ class SoftmaxWithLoss:
         TypeError
             If labels are not integers.
         """
-        t = np.asarray(t)
-        name = type(self).__name__
-        if x.ndim != 2 or t.shape not in (x.shape, x.shape[:1]) or len(x) == 0:
-            raise ValueError(
-                f"{name}: x has shape {x.shape} and t {t.shape}; "
-                "needed are (N, classes) with N > 0, and (N,) labels or (N, classes) one-hot rows"
-            )
-        if t.ndim == 1:
-            if t.dtype.kind not in "iu":
-                raise TypeError(f"{name}: labels must be integers, got dtype {t.dtype}")
-            if t.min() < 0 or t.max() >= x.shape[1]:
-                raise ValueError(f"{name}: labels {t.min()}..{t.max()} are not in 0..{x.shape[1] - 1}")
-        self.t = t
-        self.y, log_y = self._softmax(x)
-        of_label = log_y[np.arange(len(x)), t] if t.ndim == 1 else t.astype(log_y.dtype, copy=False) * log_y
-        self.loss = -of_label.sum() / len(x)
+        loss, self.y = F.softmax_cross_entropy(x, t, self._epsilon)
+        self.t, self.loss = np.asarray(t), self.y.dtype.type(loss)
         return self.loss
-
-    def _softmax(self, x: Array) -> tuple[Array, Array]:
-        """Return the softmax of `x` and its logarithm; 1e-7 keeps that finite, as in the book."""
-        y = softmax(x)
-        return y, np.log(y + 1e-7)
 
     def backward(self, dout: float = 1) -> Array:
         """Return dx = ``dout * (y - t) / N``, shape (N, classes); the book ignores `dout`."""
-        y, t = saved(self, self.y), cast(Array, self.t)
-        dx: Array
-        if t.ndim == 1:
-            dx = y.copy()
-            dx[np.arange(len(y)), t] -= 1
-        else:
-            dx = y - t.astype(y.dtype, copy=False)
-        dx *= float(dout) / len(y)
-        return dx
+        return F.softmax_cross_entropy_backward(saved(self, self.y), cast(Array, self.t), float(dout))
 
 
 class Dropout:

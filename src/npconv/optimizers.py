@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from npconv import _core
-from npconv.functional._gate import as_dtype
+from npconv.functional._gate import F32, F64, as_dtype
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Momentum", "Nesterov", "Optimizer", "RMSprop"]
 
@@ -30,11 +30,7 @@ _EPSILON = 1e-7  # the book's, against division by zero
 _FLUSH_EVERY = 64
 
 # Which dtype a parameter is updated in, and what is kept for it has.
-_COMPUTED_IN: dict[type, np.dtype[Any]] = {
-    np.float16: np.dtype(np.float32),
-    np.float32: np.dtype(np.float32),
-    np.float64: np.dtype(np.float64),
-}
+_COMPUTED_IN: dict[type, np.dtype[Any]] = {np.float16: F32, np.float32: F32, np.float64: F64}
 
 
 class Optimizer(ABC):
@@ -47,7 +43,7 @@ class Optimizer(ABC):
 
     slots: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ("lr", "iter")
-    _step: Callable[[Array, Array, Sequence[Array], Sequence[float]], None]
+    _step: Callable[[Sequence[Array], Sequence[Array], Sequence[Array], Sequence[float]], None]
 
     def __init__(self, lr: float) -> None:
         self.lr = lr
@@ -76,42 +72,37 @@ class Optimizer(ABC):
         slots: list[dict[str, Array]] = [getattr(self, slot) for slot in self.slots]
         steps = []
         for name, param in params.items():
-            dtype = _COMPUTED_IN.get(param.dtype.type)
-            if dtype is None:
-                raise TypeError(f"update: parameter {name!r} is {param.dtype}; needed is float32, float64 or float16")
-            given = grads.get(name)
-            if given is None:
-                raise ValueError(f"update: parameter {name!r} has no gradient; grads has {list(grads)}")
-            grad = as_dtype("update", f"the gradient of {name!r}", given, dtype)
-            shapes = [slot[name].shape for slot in slots if name in slot]
-            if grad.shape != param.shape or any(shape != param.shape for shape in shapes):
+            given, kept = grads.get(name), [slot[name] for slot in slots if name in slot]
+            dtype = _core.ready_dtype(param, given, *kept)
+            ready = dtype is F32 or dtype is F64
+            grad = cast(Array, given) if ready else _as_gradient(name, param, grads)
+            if grad.shape != param.shape or any(array.shape != param.shape for array in kept):
                 raise ValueError(
                     f"update: parameter {name!r} has shape {param.shape}, its gradient {grad.shape}, "
-                    f"what the optimizer keeps for it {shapes}; all must agree"
+                    f"what the optimizer keeps for it {[array.shape for array in kept]}; all must agree"
                 )
-            steps.append((name, param, grad))
+            steps.append((name, param, grad, kept, ready))
 
+        updated, gradients, all_kept = [], [], []  # what is kept: of the first parameter, then of the second, ...
+        copies: list[tuple[Array, Array]] = []  # where the compiled code cannot work in place
+        for name, param, grad, kept, ready in steps:
+            if len(kept) < len(slots):
+                kept = [slot.setdefault(name, np.zeros(param.shape, grad.dtype)) for slot in slots]
+            own = [param, *kept]
+            if not ready and _core.ready_dtype(grad, *own) is None:
+                own = [np.array(array, grad.dtype, order="C") for array in own]
+                copies += zip([param, *kept], own, strict=True)
+            updated.append(own[0])
+            gradients.append(grad)
+            all_kept += own[1:]
         self.iter += 1
-        numbers = self._step_numbers()
-        for name, param, grad in steps:
+        self._step(updated, gradients, all_kept, self._step_numbers())
+        for array, copy in copies:
+            array[...] = copy
+        if self.iter % _FLUSH_EVERY == 0:
             for slot in slots:
-                if name not in slot:
-                    slot[name] = np.zeros(param.shape, grad.dtype)
-            kept = [slot[name] for slot in slots]
-            self._apply(param, grad, kept, numbers)
-            if self.iter % _FLUSH_EVERY == 0:
-                for array in kept:
-                    array[np.abs(array) < 1e8 * np.finfo(array.dtype).tiny] = 0
-
-    def _apply(self, param: Array, grad: Array, kept: list[Array], numbers: Sequence[float]) -> None:
-        """Apply the rule to one parameter; where the compiled code cannot work in place, it works on copies."""
-        arrays = [param, *kept]
-        ready = _core.ready_dtype(grad, *arrays) is not None
-        w, *own = arrays if ready else [np.array(a, grad.dtype, order="C") for a in arrays]
-        self._step(w, grad, own, numbers)
-        if not ready:
-            for array, updated in zip(arrays, (w, *own), strict=True):
-                array[...] = updated
+                for name in params:
+                    slot[name][np.abs(slot[name]) < 1e8 * np.finfo(slot[name].dtype).tiny] = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything the optimizer remembers, as a flat dict of arrays and numbers."""
@@ -147,6 +138,16 @@ class Optimizer(ABC):
     @abstractmethod
     def _step_numbers(self) -> Sequence[float]:
         """Return what the formula takes in this update, in the order of csrc/kernels/kernels.hpp."""
+
+
+def _as_gradient(name: str, param: Array, grads: Mapping[str, Array]) -> Array:
+    """Return the gradient of a parameter in the dtype to compute in, or say what is wrong with the two."""
+    dtype = _COMPUTED_IN.get(param.dtype.type)
+    if dtype is None:
+        raise TypeError(f"update: parameter {name!r} is {param.dtype}; needed is float32, float64 or float16")
+    if grads.get(name) is None:
+        raise ValueError(f"update: parameter {name!r} has no gradient; grads has {list(grads)}")
+    return as_dtype("update", f"the gradient of {name!r}", grads[name], dtype)
 
 
 class SGD(Optimizer):

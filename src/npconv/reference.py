@@ -535,3 +535,20 @@ def relu(x: Array) -> Array:
 def relu_backward(dy: Array, y: Array) -> Array:
     """0 where y <= 0, else dy."""
     return np.where(y <= 0, dy.dtype.type(0), dy)
+
+
+def softmax_cross_entropy(x: Array, t: Array, epsilon: float = 0.0) -> tuple[float, Array]:
+    _, result = _compute_dtype(x)
+    shifted = x - x.max(axis=1, keepdims=True)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    y = np.exp(shifted) / total
+    log_y = np.log(y + epsilon) if epsilon > 0 else shifted - np.log(total)
+    return float(-(_one_hot(t, y) * log_y).sum() / len(x)), y.astype(result, copy=False)
+
+
+def softmax_cross_entropy_backward(y: Array, t: Array, scale: float = 1.0) -> Array:
+    return (scale * (y - _one_hot(t, y)) / len(y)).astype(y.dtype, copy=False)
+
+
+def _one_hot(t: Array, y: Array) -> Array:
+    return t if t.ndim == 2 else np.equal.outer(t, np.arange(y.shape[1])).astype(y.dtype)

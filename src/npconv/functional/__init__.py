@@ -15,7 +15,16 @@ from npconv.functional.convolution import (
     conv_transpose2d,
     conv_transpose2d_backward,
 )
-from npconv.functional.dense import affine, affine_backward, linear, linear_backward, relu, relu_backward
+from npconv.functional.dense import (
+    affine,
+    affine_backward,
+    linear,
+    linear_backward,
+    relu,
+    relu_backward,
+    softmax_cross_entropy,
+    softmax_cross_entropy_backward,
+)
 from npconv.functional.fused import conv2d_relu, conv2d_relu_max_pool2d, conv2d_relu_max_pool2d_backward
 from npconv.functional.normalization import (
     batch_norm,
@@ -64,5 +73,7 @@ __all__ = [
     "max_unpool2d_backward",
     "relu",
     "relu_backward",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_backward",
     "unfold",
 ]

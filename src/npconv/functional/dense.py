@@ -1,11 +1,12 @@
-"""Fully connected layers and ReLU."""
+"""Fully connected layers, ReLU, and the loss of a classifier."""
 
 from __future__ import annotations
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from npconv import _core
-from npconv.functional._gate import Array, Needs, as_bias, as_dtype, as_needs, finish, promote, require_axes
+from npconv.functional._gate import I64, Array, Needs, as_bias, as_dtype, as_needs, finish, promote, require_axes
 
 
 def affine(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
@@ -193,3 +194,73 @@ def relu_backward(dy: ArrayLike, y: ArrayLike) -> Array:
     if dy.shape != y.shape:
         raise ValueError(f"{op}: dy has shape {dy.shape}, y has {y.shape}; needed is the same shape")
     return finish(_core.relu_backward(dy, y), dtype)
+
+
+def softmax_cross_entropy(x: ArrayLike, t: ArrayLike, epsilon: float = 0.0) -> tuple[float, Array]:
+    """Softmax of scores, and its mean cross entropy with the targets, ``-mean(log(softmax(x)[n, t[n]] + epsilon))``.
+
+    Parameters
+    ----------
+    x : array_like of float, shape (N, classes)
+        Scores (logits).
+    t : array_like, shape (N,) of int or (N, classes)
+        Labels; or one-hot rows, or other probabilities, with which ``-log`` is weighed.
+    epsilon : float
+        Keeps the logarithm finite, as in the book (1e-7). With 0 the loss is exact however small a probability is.
+
+    Returns
+    -------
+    (loss, y) : float and ndarray, shape (N, classes)
+        The mean over the batch, and the softmax ``exp(x) / sum(exp(x))`` of each row. (Formulas: book, sections 3.5 and
+        4.2.)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If x is not floating point, labels are no integers or not in 0..classes-1, or the shapes do not fit together.
+    """
+    op = "softmax_cross_entropy"
+    (x,), dtype = promote(op, ("x",), x)
+    loss, y = _core.softmax_cross_entropy(x, _as_targets(op, x, t), epsilon)
+    return loss, finish(y, dtype)
+
+
+def softmax_cross_entropy_backward(y: ArrayLike, t: ArrayLike, scale: float = 1.0) -> Array:
+    """Gradient of `softmax_cross_entropy` with respect to x: ``scale * (y - t) / N``, t as one-hot rows.
+
+    Parameters
+    ----------
+    y : array_like, shape (N, classes)
+        The softmax that `softmax_cross_entropy` returned.
+    t : array_like, shape (N,) of int or (N, classes)
+        The same targets.
+    scale : float
+        The gradient of whatever is made of the loss.
+
+    Returns
+    -------
+    ndarray, shape (N, classes)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax_cross_entropy`.
+    """
+    op = "softmax_cross_entropy_backward"
+    (y,), dtype = promote(op, ("y",), y)
+    return finish(_core.softmax_cross_entropy_backward(y, _as_targets(op, y, t), scale), dtype)
+
+
+def _as_targets(op: str, x: Array, t: ArrayLike) -> Array:
+    """Return labels as int64, anything else in the dtype of `x`."""
+    t = np.asarray(t)
+    if x.ndim != 2 or t.shape not in (x.shape, x.shape[:1]) or len(x) == 0:
+        raise ValueError(
+            f"{op}: x has shape {x.shape} and t {t.shape}; "
+            "needed are (N, classes) with N > 0, and (N,) labels or (N, classes) one-hot rows"
+        )
+    if t.ndim == 2:
+        return as_dtype(op, "t", t, x.dtype)
+    if t.dtype.kind not in "iu":
+        raise TypeError(f"{op}: labels must be integers, got dtype {t.dtype}")
+    return np.require(t, I64, ["C", "A"])

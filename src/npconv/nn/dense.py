@@ -226,6 +226,8 @@ class CrossEntropyLoss(layers.SoftmaxWithLoss, Module):
     loss is exact however small the probability.  Labels may be one-hot rows, or other probabilities, too.
     """
 
+    _epsilon = 0.0
+
     def __init__(self) -> None:
         Module.__init__(self)
         layers.SoftmaxWithLoss.__init__(self)
@@ -233,11 +235,3 @@ class CrossEntropyLoss(layers.SoftmaxWithLoss, Module):
     def forward(self, x: Array, t: Array) -> float:
         """Return the loss of logits `x` (N, classes) for labels `t`, (N,) of int or (N, classes)."""
         return float(super().forward(x, t))
-
-    def _softmax(self, x: Array) -> tuple[Array, Array]:
-        """Return the softmax of `x` and its logarithm, which is taken before anything can become zero."""
-        shifted = x - x.max(axis=1, keepdims=True)
-        y = np.exp(shifted)
-        total = y.sum(axis=1, keepdims=True)
-        y /= total
-        return y, shifted - np.log(total)

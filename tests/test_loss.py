@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import npconv
 from npconv import functional as F
-from npconv import reference
+from npconv import layers, nn, reference
 
 
 def draw(rng: np.random.Generator, rows: int, classes: int, kind: str, dtype: Any = np.float64) -> tuple[Any, Any]:
@@ -114,3 +114,37 @@ def test_errors(x, t, error, message):
         F.softmax_cross_entropy(x, t)
     with pytest.raises(error, match="softmax_cross_entropy"):
         F.softmax_cross_entropy_backward(x, t)
+
+
+# ---- the layers ----
+
+
+def test_cross_entropy():
+    rng = np.random.default_rng(0)
+    x, t = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
+    y = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    for labels in (t, np.eye(4)[t]):
+        loss = nn.CrossEntropyLoss()
+        value = loss(x, labels)
+        assert type(value) is float
+        assert_allclose(value, -np.log(y[np.arange(6), t]).mean(), rtol=1e-12)
+        assert_allclose(loss.backward(), (y - np.eye(4)[t]) / 6, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_of_improbable_labels_is_exact(dtype):
+    x = np.array([[0, 200], [1e4, 0]], dtype)
+    assert nn.CrossEntropyLoss()(x, np.array([0, 1])) == (200 + 1e4) / 2
+    assert layers.SoftmaxWithLoss().forward(x, np.array([0, 1])) < 20, "the book's stops at -log(1e-7)"
+
+
+def test_cross_entropy_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    x = 100 * np.random.default_rng(0).standard_normal((50, 4))
+    t = np.random.default_rng(1).integers(0, 4, 50)
+    their_x = torch.from_numpy(x).requires_grad_()
+    expected = torch.nn.CrossEntropyLoss()(their_x, torch.from_numpy(t))
+    expected.backward()
+    loss = nn.CrossEntropyLoss()
+    assert_allclose(loss(x, t), expected.item(), rtol=1e-13)
+    assert_allclose(loss.backward(), their_x.grad.numpy(), rtol=0, atol=1e-15)

@@ -116,6 +116,13 @@ def test_errors(x, t, error, message):
         F.softmax_cross_entropy_backward(x, t)
 
 
+def test_numbers_that_are_none():
+    with pytest.raises(TypeError, match="softmax_cross_entropy: epsilon is 'x'; needed is a number"):
+        F.softmax_cross_entropy(np.ones((2, 3)), [0, 1], "x")
+    with pytest.raises(TypeError, match="softmax_cross_entropy_backward: scale is None; needed is a number"):
+        F.softmax_cross_entropy_backward(np.ones((2, 3)), [0, 1], None)
+
+
 # ---- the layers ----
 
 

@@ -84,8 +84,9 @@ struct TypedKernels {
 
     /// C[i][j] = base + sum over k < kc of a[k*lda + i] * b[b_row[k] + j], for i < m (the index of the table),
     /// j < n <= nr; base is C[i][j] if `accumulate`, else bias[i] where there is a bias, else nothing.
-    /// Whole vectors of b are read, so nr elements must be readable behind each row start. Meanwhile next + k*ld_next,
-    /// for k < kc, is fetched into the L2 cache: what will be packed next, or nothing if `next` is a.
+    /// Whole vectors of b are read, so nr elements must be readable behind each row start. Meanwhile the lines at
+    /// next + k*ld_next, k < kc, are fetched into the L2 cache: of what will be packed next, or with ld_next = 0 none
+    /// that is not there yet.
     void (*gemm_tile[max_tile_rows + 1])(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c,
                                          index_t ldc, int n, const T* bias, bool accumulate, bool relu, const T* next,
                                          index_t ld_next);

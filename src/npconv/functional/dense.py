@@ -6,7 +6,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from npconv import _core
-from npconv.functional._gate import I64, Array, Needs, as_bias, as_dtype, as_needs, finish, promote, require_axes
+from npconv.functional._gate import (
+    I64,
+    Array,
+    Needs,
+    as_bias,
+    as_dtype,
+    as_float,
+    as_needs,
+    finish,
+    promote,
+    require_axes,
+)
 
 
 def affine(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
@@ -221,7 +232,7 @@ def softmax_cross_entropy(x: ArrayLike, t: ArrayLike, epsilon: float = 0.0) -> t
     """
     op = "softmax_cross_entropy"
     (x,), dtype = promote(op, ("x",), x)
-    loss, y = _core.softmax_cross_entropy(x, _as_targets(op, x, t), epsilon)
+    loss, y = _core.softmax_cross_entropy(x, _as_targets(op, x, t), as_float(op, "epsilon", epsilon))
     return loss, finish(y, dtype)
 
 
@@ -248,7 +259,8 @@ def softmax_cross_entropy_backward(y: ArrayLike, t: ArrayLike, scale: float = 1.
     """
     op = "softmax_cross_entropy_backward"
     (y,), dtype = promote(op, ("y",), y)
-    return finish(_core.softmax_cross_entropy_backward(y, _as_targets(op, y, t), scale), dtype)
+    t = _as_targets(op, y, t)
+    return finish(_core.softmax_cross_entropy_backward(y, t, as_float(op, "scale", scale)), dtype)
 
 
 def _as_targets(op: str, x: Array, t: ArrayLike) -> Array:

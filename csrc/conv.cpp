@@ -160,10 +160,10 @@ void correlate_gemm(const Correlation<T>& c) {
             const index_t next_row = last_step && last_block ? block.row_end : row;
             const index_t next_col = !last_step ? col : last_block ? 0 : block.col_end;
             const index_t next_channel = group * c.in_channels + (last_step ? 0 : k + kc);
-            const bool pixel_by_pixel = taps == 1 && c.v.out == 1 && c.h.in == c.h.out;
+            const bool one_pixel = taps == 1 && c.v.out == 1 && c.h.in == c.h.out;
             index_t next = (next_row * c.groups * c.in_channels + next_channel) * in_plane + next_col;
             const index_t next_end =
-                pixel_by_pixel && next_row < rows ? next + std::min(block.width(), c.h.out - next_col) : next;
+                one_pixel && next_row < rows ? next + std::min(block.width(), c.h.out - next_col) : next;
             const auto multiply = [&](index_t first, index_t last) {
                 for (const Panel& panel : panels.list) {
                     // A panel whose pixels lie side by side is read where it is, any other one is packed.

@@ -16,6 +16,7 @@ constexpr index_t plane_elements = 1 << 13;  // of a slab, for each channel: it 
 struct Runs {
     index_t length = 1;             // taps of a run
     std::vector<index_t> offsets;   // where in a slab the pixels of a run's first tap lie
+    std::vector<index_t> columns;   // how many columns further than a result in the image
     std::vector<index_t> elements;  // tap by tap: which of a filter's weights it is
 
     Runs(const SlabLayout& layout, const Axis& v, const Axis& h, index_t channels, index_t weight_c, index_t kw) {
@@ -34,6 +35,7 @@ struct Runs {
                     elements.push_back(channel * weight_c + tv.index * kw + th.index);
                     if (t % length > 0) continue;
                     offsets.push_back(channel * layout.channel_stride() + layout.tap_offset(tv, th));
+                    columns.push_back(th.offset);
                 }
             }
         }
@@ -48,6 +50,9 @@ struct Phase {
     SlabLayout layout;
     Runs runs;
     std::vector<T> weights;  // in the order of the runs, for every output channel
+    bool plain;              // whether a run meets whole columns of one image: then it can be read where it is
+    index_t left, right;     // how far before and behind a row's first pixel its vectors reach then
+    std::vector<T> zeros;    // a row beyond the image
 
     Phase(const Correlation<T>& correlation, index_t block_rows)
         : c(correlation),
@@ -58,24 +63,44 @@ struct Phase {
             const T* const filter = c.weight + i / c.out_channels * c.weight_group + i % c.out_channels * c.weight_m;
             for (const index_t element : runs.elements) weights.push_back(filter[element]);
         }
+        plain = c.v.stride == 1 && c.h.stride == 1 && c.in_channels == 1 && runs.length == index_t(c.v.taps.size());
+        left = std::max<index_t>(-c.h.reach_from, 0);
+        right = c.h.reach_from + c.h.reach + std::max<index_t>(c.h.out, kernels_of<T>().lanes);
+        if (plain) zeros.resize(static_cast<std::size_t>(left + right));
     }
 
-    /// Rows [row, row + rows) of the results of one group; those of all images are counted through. The slab is read
-    /// once for each tap and output channel; the sums of several rows are in registers at a time.
-    void run(index_t group, index_t row, index_t rows, std::vector<Strip>& strips, T* slab, T* buffer) const {
+    /// Rows [row, row + rows) of the results of one group; those of all images are counted through. Pixels are read
+    /// once for each run and output channel; the sums of several rows are in registers at a time.
+    void run(index_t group, index_t row, index_t rows, std::vector<Strip>& strips, const T** source, T* slab,
+             T* buffer) const {
         const index_t in_plane = c.v.in * c.h.in, out_plane = c.out_h * c.out_w;
-        strips[0] = {group, row, rows, 0};
-        layout.fill({row, row + rows, 0, c.h.out}, strips, c.in, c.in_channels * in_plane, c.in_channels, T(0), slab);
         const TypedKernels<T>& kernel = kernels_of<T>();
+        const T* const image = c.in + group * c.in_channels * in_plane;
+        const T* const end = c.in + c.images * c.groups * c.in_channels * in_plane;
+        const bool in_place = plain && image - c.in >= left && end - image >= in_plane - c.h.in + right;
+        const index_t read = rows + runs.length - 1;
+        if (in_place) {
+            const index_t first = row + c.v.reach_from;
+            for (index_t i = 0; i < read; ++i) {
+                const bool inside = first + i >= 0 && first + i < c.v.in;
+                source[i] = inside ? image + (first + i) * c.h.in : zeros.data() + left;
+            }
+        } else {
+            strips[0] = {group, row, rows, 0};
+            layout.fill({row, row + rows, 0, c.h.out}, strips, c.in, c.in_channels * in_plane, c.in_channels, T(0),
+                        slab);
+            for (index_t i = 0; i < read; ++i) source[i] = slab + i * layout.width();
+        }
         const bool direct = c.h.step == 1;
         for (index_t m = 0; m < c.out_channels; ++m) {
             const index_t channel = group % c.groups * c.out_channels + m;
             T* const to =
                 c.out + (group * c.out_channels + m) * out_plane + (c.v.first + row * c.v.step) * c.out_w + c.h.first;
-            kernel.weighted_rows[runs.length](runs.count(), slab, runs.offsets.data(),
-                                              weights.data() + channel * c.reduction(), c.bias ? c.bias[channel] : T(0),
-                                              c.relu, rows, layout.width(), c.h.out, direct ? to : buffer,
-                                              direct ? c.v.step * c.out_w : c.h.out);
+            kernel.weighted_rows[runs.length](
+                runs.count(), source, in_place ? runs.columns.data() : runs.offsets.data(),
+                in_place ? c.h.in : layout.size(c.in_channels) + kernel.lanes, weights.data() + channel * c.reduction(),
+                c.bias ? c.bias[channel] : T(0), c.relu, rows, c.h.out, direct ? to : buffer,
+                direct ? c.v.step * c.out_w : c.h.out);
             const Segment whole{0, 0, static_cast<int>(c.h.out)};
             if (!direct) {
                 kernel.store_columns(buffer, c.h.out, rows, &whole, 1, c.h.step, nullptr, false, false, to,
@@ -113,6 +138,7 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
     const index_t grain = static_cast<index_t>(4 * thread_ns / block_ns) + 1;  // blocks that share their scratch
     parallel_for(ceil_div(all, grain), static_cast<double>(grain) * block_ns, [&](index_t task) {
         Scratch<T> slab(slab_size + 2 * kernels_of<T>().lanes), buffer(buffer_size);
+        Scratch<const T*> source(block_rows + longest_run - 1);
         if (short_rows) slab.clear();  // lanes behind the last row are computed, too
         std::vector<Strip> strips(1);
         for (index_t i = task * grain; i < std::min((task + 1) * grain, all); ++i) {
@@ -120,7 +146,7 @@ void correlate_planes(const std::vector<Correlation<T>>& phases) {
             for (const Phase<T>& part : parts) {
                 const index_t rows = std::min(block_rows, part.c.v.out - row);
                 if (rows <= 0 || part.c.h.out == 0) continue;
-                part.run(group, row, rows, strips, slab.data(), buffer.data());
+                part.run(group, row, rows, strips, source.data(), slab.data(), buffer.data());
             }
         }
     });

@@ -266,6 +266,47 @@ def test_depthwise_planes_of_any_height(dtype: type, width: int) -> None:
                 assert_close(actual, expected, dy.size)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "padding", "dilation"),
+    [
+        (7, 7, (3, 3), 1, 1),
+        (28, 28, (3, 3), 1, 1),
+        (12, 35, (5, 7), (2, 3), 1),
+        (19, 40, (3, 3), (1, 2), (1, 2)),
+        (9, 33, (3, 3), 0, 1),
+        (4, 5, (3, 2), 21, 1),  # results further from the image than a vector is long
+        (1, 1, (1, 1), 9, 1),
+        (40, 70, (8, 3), ((7, 0), (1, 20)), 1),
+    ],
+)
+@pytest.mark.parametrize("filters", [1, 3])
+def test_depthwise_planes_keep_to_themselves(
+    dtype: type, height: int, width: int, kernel: tuple, padding: object, dilation: object, filters: int
+) -> None:
+    rng = np.random.default_rng(5)
+    channels = 7
+    x = rng.standard_normal((2, channels, height, width)).astype(dtype)
+    x[:, ::2] = np.nan  # what a plane's neighbours hold is next to its edges in memory
+    weight = rng.standard_normal((channels * filters, 1, *kernel)).astype(dtype)
+    y = npconv.conv2d(x, weight, None, 1, padding, dilation, channels)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    dy[:, [i for i in range(len(weight)) if i // filters % 2 == 0]] = np.nan
+    gradients = npconv.conv2d_backward(dy, x, weight, 1, padding, dilation, channels)
+    for channel in range(1, channels, 2):
+        its = slice(channel * filters, (channel + 1) * filters)
+        for image in range(2):
+            alone, dy_alone = x[image : image + 1, [channel]], dy[image : image + 1, its]
+            expected = npconv.conv2d(alone, weight[its], None, 1, padding, dilation)
+            assert y[image, its].tobytes() == expected[0].tobytes()
+            assert_close(expected, reference.conv2d(alone, weight[its], None, 1, padding, dilation), weight[0].size)
+            dx = reference.conv2d_backward(dy_alone, alone, weight[its], 1, padding, dilation)[0]
+            assert_close(gradients[0][image : image + 1, [channel]], dx, weight[its].size)
+        of_both = reference.conv2d_backward(dy[:, its], x[:, [channel]], weight[its], 1, padding, dilation)
+        for actual, wanted in zip((gradients[1][its], gradients[2][its]), of_both[1:], strict=True):
+            assert_close(actual, wanted, dy[:, 0].size)
+
+
 def test_an_infinity_stays_where_a_filter_sees_it() -> None:
     x = np.ones((1, 2, 5, 6))
     x[0, 0, 0, 5] = np.inf  # the last column, which the filter's first column never meets

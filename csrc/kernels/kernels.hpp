@@ -163,10 +163,12 @@ struct TypedKernels {
     /// tap in word[w/4] is first + d, else 0. All are [pixel][nr].
     void (*unpool_pixels)(index_t count, index_t width, const T* dy, const TapWord* word, int first, T* out);
 
-    /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * x[offset[r] + (i + t)*ld_x + j],
-    /// for i < rows and j < n. The index of the table is `run`. Whole vectors of x are read.
-    void (*weighted_rows[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
-                                           bool relu, index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y);
+    /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * row[i + t][column[r] + j], for i <
+    /// rows and j < n; pixels outside of [0, width) count as 0. The index of the table is `run`. Whole vectors are
+    /// read.
+    void (*weighted_rows[longest_run + 1])(index_t runs, const T* const* row, const index_t* column, index_t width,
+                                           const T* weight, T bias, bool relu, index_t rows, index_t n, T* y,
+                                           index_t ld_y);
 
     /// The way back: sums[r*run + t] += the sum over i < rows, j < n of dy[i*ld_dy + j] * x[offset[r] + (i + t)*ld_x +
     /// j], for r < runs and t < run. Whole vectors are read.

@@ -7,35 +7,59 @@
 namespace npconv {
 namespace {
 
-/// Rows [row, rows): in blocks of R, what is left of them in blocks of half as many, and so on. A block, and the last
+/// Rows [first, rows): in blocks of R, what is left of them in blocks of half as many, and so on. A block, and the last
 /// vector of a row, may overlap the one before: the same sums again are cheaper than parts of them. A pixel is loaded
-/// once for all the taps of a run, which meet it on behalf of one row after the other.
+/// once for all the taps of a run, which meet it on behalf of one row after the other. Vectors of results within
+/// [whole_from, whole_to) meet pixels within [0, width) alone.
 template <class T, int Bytes, int Run, int R>
-void weighted_rows_from(index_t row, index_t runs, const T* x, const index_t* offset, const T* weight, T bias,
-                        bool relu, index_t rows, index_t ld_x, index_t n, T* y, index_t ld_y) {
+void weighted_rows_from(index_t first, index_t whole_from, index_t whole_to, index_t runs, const T* const* row,
+                        const index_t* column, index_t width, const T* weight, T bias, bool relu, index_t rows,
+                        index_t n, T* y, index_t ld_y) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes;
-    for (; rows - row >= R || (rows - row > R / 2 && rows >= R); row += R) {
-        if (rows - row < R) row = rows - R;
+    constexpr index_t line = 64 / sizeof(T);  // of the cache
+    for (; rows - first >= R || (rows - first > R / 2 && rows >= R); first += R) {
+        if (rows - first < R) first = rows - R;
+        const T* from[R + Run - 1];
+        NPCONV_UNROLL
+        for (int r = 0; r < R + Run - 1; ++r) from[r] = row[first + r];
         for (index_t next = 0; next < n; next += lanes) {
             const index_t j = n - next < lanes && n >= lanes ? n - lanes : next;
             Vector sum[R];
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) sum[r] = S::broadcast(bias);
-            for (index_t k = 0; k < runs; ++k) {
-                const T* const from = x + offset[k] + row * ld_x + j;
-                Vector pixels[R + Run - 1];
+            // Long rows are as many streams as the block has rows, more than a CPU fetches ahead by itself.
+            if (n > 2 * line && j % line == 0 && first + 2 * R <= rows) {
                 NPCONV_UNROLL
-                for (int r = 0; r < R + Run - 1; ++r) pixels[r] = S::load(from + r * ld_x);
-                NPCONV_UNROLL
-                for (int t = 0; t < Run; ++t) {
-                    const Vector w = S::broadcast(weight[k * Run + t]);
-                    NPCONV_UNROLL
-                    for (int r = 0; r < R; ++r) sum[r] += w * pixels[r + t];
-                }
+                for (int r = 0; r < R; ++r) __builtin_prefetch(row[first + R + Run - 1 + r] + j);
             }
-            T* const to = y + row * ld_y + j;
+            const auto add = [&](auto inside) {
+                for (index_t k = 0; k < runs; ++k) {
+                    const index_t at = column[k] + j;
+                    const auto lanes_of = inside(at);
+                    Vector w[Run];
+                    NPCONV_UNROLL
+                    for (int t = 0; t < Run; ++t) w[t] = S::broadcast(weight[k * Run + t]);
+                    NPCONV_UNROLL
+                    for (int p = 0; p < R + Run - 1; ++p) {
+                        const Vector pixels = lanes_of(S::load(from[p] + at));
+                        NPCONV_UNROLL
+                        for (int t = 0; t < Run; ++t) {
+                            if (p - t >= 0 && p - t < R) sum[p - t] += w[t] * pixels;
+                        }
+                    }
+                }
+            };
+            if (j >= whole_from && j + lanes <= whole_to) {
+                add([](index_t) { return [](Vector v) { return v; }; });
+            } else {
+                add([&](index_t at) {
+                    const auto mask = S::first(width - at < lanes ? width - at : lanes) & ~S::first(-at);
+                    return [mask](Vector v) { return S::masked(v, mask); };
+                });
+            }
+            T* const to = y + first * ld_y + j;
             // Rows shorter than a vector are written beyond their ends where the next row follows at once.
             const index_t end = ld_y == n ? (R - 1) * ld_y + n : 0;
             NPCONV_UNROLL
@@ -50,14 +74,21 @@ void weighted_rows_from(index_t row, index_t runs, const T* x, const index_t* of
         }
     }
     if constexpr (R > 1) {
-        weighted_rows_from<T, Bytes, Run, R / 2>(row, runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
+        weighted_rows_from<T, Bytes, Run, R / 2>(first, whole_from, whole_to, runs, row, column, width, weight, bias,
+                                                 relu, rows, n, y, ld_y);
     }
 }
 
 template <class T, int Bytes, int Run, int R>
-void weighted_rows(index_t runs, const T* x, const index_t* offset, const T* weight, T bias, bool relu, index_t rows,
-                   index_t ld_x, index_t n, T* y, index_t ld_y) {
-    weighted_rows_from<T, Bytes, Run, R>(0, runs, x, offset, weight, bias, relu, rows, ld_x, n, y, ld_y);
+void weighted_rows(index_t runs, const T* const* row, const index_t* column, index_t width, const T* weight, T bias,
+                   bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
+    index_t leftmost = 0, rightmost = 0;
+    for (index_t k = 0; k < runs; ++k) {
+        leftmost = column[k] < leftmost ? column[k] : leftmost;
+        rightmost = column[k] > rightmost ? column[k] : rightmost;
+    }
+    weighted_rows_from<T, Bytes, Run, R>(0, -leftmost, width - rightmost, runs, row, column, width, weight, bias, relu,
+                                         rows, n, y, ld_y);
 }
 
 /// Adds to the sums of G runs what n columns of R rows at a time give, then of half as many rows, and so on.

@@ -15,6 +15,7 @@ namespace {
 
 constexpr index_t block_windows = 1024;   // whose pixels stay in the L1 cache
 constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
+constexpr index_t checked_windows = 64;   // whose indices are looked at, and then used
 
 std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
     std::vector<Tap> taps;
@@ -271,30 +272,35 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
 
 namespace {
 
-/// Calls body(indices of a plane, what they are counted from) for every plane, once they are known to lie in it.
+/// Calls body(plane, begin, end) for some windows of a plane after the other, once their indices are known to lie in
+/// it.
 template <class Body>
-void for_planes_of_indices(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
-                           Body&& body) {
+void for_windows(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
+                 Body&& body) {
     const double plane_ns = static_cast<double>(plane_size + 2 * windows) * element_ns;
-    parallel_for_range(planes, plane_ns, [&](index_t begin, index_t end) {
-        for (index_t plane = begin; plane < end; ++plane) {
-            const index_t* const first = indices + plane * windows;
-            const index_t* const last = first + windows;
-            // The sign bit of index or of plane_size - 1 - index; a loop without branches, of any vectors.
-            const auto outside = [=](index_t index) {
-                const auto bits = static_cast<std::uint64_t>(index);
-                return bits | (static_cast<std::uint64_t>(plane_size - 1) - bits);
-            };
-            constexpr std::uint64_t sign = std::uint64_t(1) << 63;
-            std::uint64_t any = 0;
-            for (const index_t* index = first; index < last; ++index) any |= outside(*index);
-            if (any & sign) {
-                refuse(op, "indices holds ",
-                       *std::find_if(first, last, [&](index_t index) { return outside(index) & sign; }),
-                       ", the planes of the result have ", plane_size,
-                       " pixels; pass the indices of max_pool2d, and its input's size as output_size");
-            }
-            body(plane, first);
+    parallel_for_range(planes, plane_ns, [&](index_t first_plane, index_t last_plane) {
+        // The sign bit of index or of plane_size - 1 - index; a loop without branches, of any vectors.
+        const auto outside = [=](index_t index) {
+            const auto bits = static_cast<std::uint64_t>(index);
+            return bits | (static_cast<std::uint64_t>(plane_size - 1) - bits);
+        };
+        constexpr std::uint64_t sign = std::uint64_t(1) << 63;
+        for (index_t plane = first_plane; plane < last_plane; ++plane) {
+            const index_t* const index = indices + plane * windows;
+            index_t begin = 0, end = 0;
+            do {
+                end = std::min(begin + checked_windows, windows);
+                std::uint64_t any = 0;
+                for (index_t i = begin; i < end; ++i) any |= outside(index[i]);
+                if (any & sign) {
+                    refuse(op, "indices holds ",
+                           *std::find_if(index + begin, index + end, [&](index_t i) { return outside(i) & sign; }),
+                           ", the planes of the result have ", plane_size,
+                           " pixels; pass the indices of max_pool2d, and its input's size as output_size");
+                }
+                body(plane, begin, end);
+                begin = end;
+            } while (begin < windows);
         }
     });
 }
@@ -304,11 +310,12 @@ void for_planes_of_indices(const char* op, index_t planes, index_t plane_size, i
 template <class T>
 void max_unpool2d_forward(index_t planes, index_t plane_size, index_t windows, const T* x, const index_t* indices,
                           T* y) {
-    for_planes_of_indices("max_unpool2d", planes, plane_size, windows, indices, [&](index_t plane, const index_t* at) {
+    for_windows("max_unpool2d", planes, plane_size, windows, indices, [&](index_t plane, index_t begin, index_t end) {
         const T* const from = x + plane * windows;
+        const index_t* const at = indices + plane * windows;
         T* const to = y + plane * plane_size;
-        std::fill(to, to + plane_size, T(0));
-        for (index_t i = 0; i < windows; ++i) to[at[i]] = from[i];
+        if (begin == 0) std::fill(to, to + plane_size, T(0));
+        for (index_t i = begin; i < end; ++i) to[at[i]] = from[i];
     });
 }
 
@@ -316,10 +323,11 @@ template <class T>
 void max_unpool2d_backward(index_t planes, index_t plane_size, index_t windows, const T* dy, const index_t* indices,
                            T* dx) {
     const char* const op = "max_unpool2d_backward";
-    for_planes_of_indices(op, planes, plane_size, windows, indices, [&](index_t plane, const index_t* at) {
+    for_windows(op, planes, plane_size, windows, indices, [&](index_t plane, index_t begin, index_t end) {
         const T* const from = dy + plane * plane_size;
+        const index_t* const at = indices + plane * windows;
         T* const to = dx + plane * windows;
-        for (index_t i = 0; i < windows; ++i) to[i] = from[at[i]];
+        for (index_t i = begin; i < end; ++i) to[i] = from[at[i]];
     });
 }
 

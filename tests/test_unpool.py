@@ -143,6 +143,19 @@ def test_layout_makes_no_difference(rng: np.random.Generator) -> None:
     assert_float16_is_computed_in_float32(both, x, indices, dy)
 
 
+@pytest.mark.parametrize("window", [0, 63, 64, 127, 128, 142])
+@pytest.mark.parametrize("index", [-1, 11 * 26, np.iinfo(np.int64).min, np.iinfo(np.int64).max])
+def test_every_index_is_looked_at(window: int, index: int) -> None:
+    x = np.ones((2, 3, 11, 13))  # their windows are 1x2 pixels
+    indices = np.broadcast_to(np.arange(0, 11 * 26, 2).reshape(11, 13), x.shape).copy()
+    assert npconv.max_unpool2d(x, indices, (1, 2)).sum() == x.size
+    indices[1, 1].flat[window] = index
+    with pytest.raises(ValueError, match=f"max_unpool2d: indices holds {index}, "):
+        npconv.max_unpool2d(x, indices, (1, 2))
+    with pytest.raises(ValueError, match=f"max_unpool2d_backward: indices holds {index}, "):
+        npconv.max_unpool2d_backward(np.ones((2, 3, 11, 26)), indices, x.shape)
+
+
 def test_single_image_and_empty_batch(rng: np.random.Generator) -> None:
     x, indices = npconv.max_pool2d(rng.standard_normal((3, 8, 6)), 2, return_indices=True)
     y = npconv.max_unpool2d(x, indices, 2)

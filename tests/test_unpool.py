@@ -166,6 +166,9 @@ def test_single_image_and_empty_batch(rng: np.random.Generator) -> None:
     y = npconv.max_unpool2d(x, indices, 2)
     assert (y.shape, y.dtype) == ((0, 3, 8, 6), np.float32)
     assert npconv.max_unpool2d_backward(y, indices, x.shape).shape == x.shape
+    nothing = np.zeros((1, 2, 0, 3))
+    y = npconv.max_unpool2d(nothing, nothing.astype(int), 2, output_size=(1, 6))
+    np.testing.assert_array_equal(y, np.zeros((1, 2, 1, 6)), strict=True)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ constexpr index_t plane_elements = 1 << 13;  // of a slab, for each channel: it 
 struct Runs {
     index_t length = 1;             // taps of a run
     std::vector<index_t> offsets;   // where in a slab the pixels of a run's first tap lie
-    std::vector<index_t> columns;   // how many columns further than a result in the image
     std::vector<index_t> elements;  // tap by tap: which of a filter's weights it is
 
     Runs(const SlabLayout& layout, const Axis& v, const Axis& h, index_t channels, index_t weight_c, index_t kw) {
@@ -35,7 +34,6 @@ struct Runs {
                     elements.push_back(channel * weight_c + tv.index * kw + th.index);
                     if (t % length > 0) continue;
                     offsets.push_back(channel * layout.channel_stride() + layout.tap_offset(tv, th));
-                    columns.push_back(th.offset);
                 }
             }
         }
@@ -50,9 +48,11 @@ struct Phase {
     SlabLayout layout;
     Runs runs;
     std::vector<T> weights;  // in the order of the runs, for every output channel
-    bool plain;              // whether a run meets whole columns of one image: then it can be read where it is
-    index_t left, right;     // how far before and behind a row's first pixel its vectors reach then
-    std::vector<T> zeros;    // a row beyond the image
+    // Where a run is a column of taps, and meets pixels of one image as they lie, that image can be read in place.
+    bool plain;
+    std::vector<index_t> columns;  // of the runs then: how far from a result
+    index_t left, right;           // how far before and behind a row's first pixel its vectors reach
+    std::vector<T> zeros;          // a row beyond the image
 
     Phase(const Correlation<T>& correlation, index_t block_rows)
         : c(correlation),
@@ -63,7 +63,9 @@ struct Phase {
             const T* const filter = c.weight + i / c.out_channels * c.weight_group + i % c.out_channels * c.weight_m;
             for (const index_t element : runs.elements) weights.push_back(filter[element]);
         }
-        plain = c.v.stride == 1 && c.h.stride == 1 && c.in_channels == 1 && runs.length == index_t(c.v.taps.size());
+        plain = c.v.stride == 1 && c.h.stride == 1 && c.in_channels == 1 &&
+                runs.length == static_cast<index_t>(c.v.taps.size());
+        for (const Tap& tap : c.h.taps) columns.push_back(tap.offset);
         left = std::max<index_t>(-c.h.reach_from, 0);
         right = c.h.reach_from + c.h.reach + std::max<index_t>(c.h.out, kernels_of<T>().lanes);
         if (plain) zeros.resize(static_cast<std::size_t>(left + right));
@@ -96,11 +98,11 @@ struct Phase {
             const index_t channel = group % c.groups * c.out_channels + m;
             T* const to =
                 c.out + (group * c.out_channels + m) * out_plane + (c.v.first + row * c.v.step) * c.out_w + c.h.first;
-            kernel.weighted_rows[runs.length](
-                runs.count(), source, in_place ? runs.columns.data() : runs.offsets.data(),
-                in_place ? c.h.in : layout.size(c.in_channels) + kernel.lanes, weights.data() + channel * c.reduction(),
-                c.bias ? c.bias[channel] : T(0), c.relu, rows, c.h.out, direct ? to : buffer,
-                direct ? c.v.step * c.out_w : c.h.out);
+            kernel.weighted_rows[runs.length](runs.count(), source, in_place ? columns.data() : runs.offsets.data(),
+                                              in_place ? c.h.in : layout.size(c.in_channels) + kernel.lanes,
+                                              weights.data() + channel * c.reduction(), c.bias ? c.bias[channel] : T(0),
+                                              c.relu, rows, c.h.out, direct ? to : buffer,
+                                              direct ? c.v.step * c.out_w : c.h.out);
             const Segment whole{0, 0, static_cast<int>(c.h.out)};
             if (!direct) {
                 kernel.store_columns(buffer, c.h.out, rows, &whole, 1, c.h.step, nullptr, false, false, to,

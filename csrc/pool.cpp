@@ -272,8 +272,8 @@ void max_pool2d_backward(index_t planes, index_t plane_size, index_t windows, co
 
 namespace {
 
-/// Calls body(plane, begin, end) for some windows of a plane after the other, once their indices are known to lie in
-/// it.
+/// Calls body(plane, begin, end) for a few windows of a plane after the other, once their indices are known to lie in
+/// it; for a plane without windows, too.
 template <class Body>
 void for_windows(const char* op, index_t planes, index_t plane_size, index_t windows, const index_t* indices,
                  Body&& body) {

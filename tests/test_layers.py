@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from npconv import layers, reference
+from npconv import conv2d_backward, layers, reference
 from npconv.layers import (
     Affine,
     BatchNormalization,
@@ -151,6 +151,20 @@ def test_convolution_keywords_against_differences():
     W, b = g.standard_normal((4, 2, 2, 3)), g.standard_normal(4)
     layer = Convolution(W, b, (2, 1), padding=(1, 2), dilation=(2, 1), groups=2, algorithm="gemm")
     check_against_differences(layer, g.standard_normal((2, 4, 6, 5)), ("W", "b"))
+
+
+def test_convolution_passes_its_algorithm_on_to_the_gradients():
+    g = seeded()
+    x, W = (g.standard_normal(shape, dtype=np.float32) for shape in ((2, 32, 16, 16), (32, 32, 3, 3)))
+    gradients = {}
+    for algorithm in "gemm", "auto":
+        layer = Convolution(W, None, pad=1, algorithm=algorithm)
+        dx = layer.backward(layer.forward(x))
+        expected = conv2d_backward(layer.forward(x), x, W, padding=1, algorithm=algorithm)
+        assert_array_equal(dx, expected[0])
+        assert_array_equal(layer.dW, expected[1])
+        gradients[algorithm] = dx, layer.dW
+    assert all(np.any(a != b) for a, b in zip(gradients["gemm"], gradients["auto"], strict=True))
 
 
 def test_convolution_without_bias_or_dx():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from npconv import layers, nn
+from npconv import conv2d_backward, layers, nn
 
 
 class Case(NamedTuple):
@@ -217,6 +217,18 @@ def test_constructors_are_pytorchs(kind):
         return [pair for pair in named if pair[0] not in {"self", "device", "dtype"}]
 
     assert positional(getattr(nn, kind)) == positional(getattr(torch.nn, kind))
+
+
+def test_convolution_passes_its_algorithm_on_to_the_gradients():
+    conv = nn.Conv2d(32, 32, 3, rng=0)
+    conv.algorithm = "gemm"
+    x = np.random.default_rng(0).standard_normal((2, 32, 16, 16), dtype=np.float32)
+    y = conv(x)
+    dx = conv.backward(y)
+    expected = conv2d_backward(y, x, conv.weight, algorithm="gemm")
+    assert_array_equal(dx, expected[0])
+    assert_array_equal(conv.grads["weight"], expected[1])
+    assert np.any(dx != conv2d_backward(y, x, conv.weight)[0])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind in {"Conv2d", "ConvTranspose2d", "Linear"}])

@@ -113,7 +113,7 @@ def set_num_threads(n: int) -> None:
     TypeError
         If n is no int.
     ValueError
-        If n is below 1.
+        If n is below 1 or above 4096.
     """
     _core.set_num_threads(as_int("set_num_threads", "n", n))
 

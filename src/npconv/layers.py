@@ -1,9 +1,10 @@
 """The layers of the book *Deep Learning from Scratch* (K. Saitoh, O'Reilly Japan), chapters 5 to 8.
 
-Drop-in for the book's ``common/layers.py``: the same constructors, ``forward``, ``backward`` and
-attributes, the same numbers.  A layer holds state only (its weights, what ``backward`` needs from
-``forward``, its gradients); the heavy arithmetic is in `npconv.functional`, and what is cheap
-anyway (sigmoid, dropout) is plain NumPy here.
+Drop-in for the book's ``common/layers.py``: the same constructors, ``forward``, ``backward``, weights
+and gradients, the same numbers.  (What the book's layers keep only for their own ``backward``, as
+``col``, ``arg_max`` or ``xn``, these have no use for.)  A layer holds state only (its weights, what
+``backward`` needs from ``forward``, its gradients); the heavy arithmetic is in `npconv.functional`,
+and what is cheap anyway (sigmoid, dropout) is plain NumPy here.
 
 Rules that all layers share:
 
@@ -182,6 +183,11 @@ class Dropout:
     dropout_ratio : float in [0, 1]
     rng : None, int or numpy.random.Generator
         None draws from the global ``numpy.random`` as the book does; an int seeds an own generator.
+
+    Raises
+    ------
+    ValueError
+        If `dropout_ratio` is outside [0, 1].
     """
 
     def __init__(self, dropout_ratio: float = 0.5, rng: Any = None) -> None:
@@ -296,6 +302,14 @@ class Convolution:
     needs_dx : bool
         Set it to False on the first layer of a network, whose dx nobody reads: `backward` then
         returns None and is the faster for it.
+
+    Raises
+    ------
+    TypeError
+        If both `pad` and `padding` are given.
+    ValueError
+        By `backward`, without a `forward` before it. Anything else that does not fit, `forward` and
+        `backward` refuse as `npconv.conv2d` does.
     """
 
     def __init__(
@@ -347,7 +361,8 @@ class Convolution:
         """Return dx (N, C, H, W), or None without `needs_dx`, and set `dW` and `db`."""
         dx, self.dW, self.db = F.conv2d_backward(
             dout, saved(self, self.x), self.W, *self.geometry,
-            padding_mode=self.padding_mode, needs=(self.needs_dx, True, self.b is not None),
+            padding_mode=self.padding_mode, algorithm=self.algorithm,
+            needs=(self.needs_dx, True, self.b is not None),
         )  # fmt: skip
         return dx
 
@@ -369,6 +384,14 @@ class Pooling:
         Another name for `pad`, that of `npconv.max_pool2d`.
     dilation, ceil_mode, return_indices
         As `npconv.max_pool2d` has them; with `return_indices`, `forward` returns (y, indices).
+
+    Raises
+    ------
+    TypeError
+        If both `pad` and `padding` are given.
+    ValueError
+        By `backward`, without a `forward` before it. Anything else that does not fit, `forward` and
+        `backward` refuse as `npconv.max_pool2d` does.
     """
 
     def __init__(

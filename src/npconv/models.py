@@ -120,9 +120,9 @@ class _ConvNet:
     def _order(self) -> list[Any]:
         """Return the layers in the order in which they are run.
 
-        That is their order in `layers`, but for max pooling behind convolution and ReLU.  It is run
-        before ReLU and together with the convolution.  That gives the same bits, forward and backward,
-        and the largest arrays of the network, those between the two, never leave the cache.
+        That is their order in `layers`, but a convolution is run as one with ReLU behind it, and with
+        max pooling behind both.  That gives the same bits, forward and backward, and the largest arrays
+        of the network, those between convolution and pooling, never leave the cache.
         """
         return fuse(self.layers.values(), (L.Convolution, L.Relu, L.Pooling))
 

@@ -76,11 +76,30 @@ def as_images(op: str, name: str, array: Array) -> tuple[Array, bool]:
     return array[np.newaxis], True
 
 
+def as_gradient(op: str, dy: ArrayLike, dtype: np.dtype[Any], single: bool) -> Array:
+    """Return dy as (N, K, OH, OW); ValueError unless it is a single image as x is, or a batch as x is."""
+    dy, single_dy = as_images(op, "dy", as_dtype(op, "dy", dy, dtype))
+    if single != single_dy:
+        raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
+    return dy
+
+
 def finish(array: Array, dtype: np.dtype[Any], single: bool = False) -> Array:
     """Give a result the dtype and the number of axes that the caller expects."""
     if array.dtype is not dtype:
         array = array.astype(dtype, copy=False)
     return array[0] if single else array
+
+
+def finish_gradients(
+    dtype: np.dtype[Any], dx: Array | None, dweight: Array | None, dbias: Array | None, single: bool = False
+) -> tuple[Array | None, Array | None, Array | None]:
+    """`finish` each gradient that is there."""
+    return (
+        None if dx is None else finish(dx, dtype, single),
+        None if dweight is None else finish(dweight, dtype),
+        None if dbias is None else finish(dbias, dtype),
+    )
 
 
 # ---- the gate: numbers ----

@@ -14,12 +14,13 @@ from npconv.functional._gate import (
     Needs,
     Padding,
     as_bias,
-    as_dtype,
+    as_gradient,
     as_images,
     as_int,
     as_needs,
     as_pair,
     finish,
+    finish_gradients,
     geometry_of,
     promote,
 )
@@ -66,10 +67,11 @@ def conv2d(
     algorithm : "auto", "gemm", "winograd2" or "winograd4"
         "gemm" is the implicit matrix product, which never makes the im2col matrix. The other two are Winograd's
         algorithm [1]_ in output tiles of 2x2 and of 4x4 pixels, for 3x3 kernels of stride 1 and dilations up to 32:
-        2.25 and 4 times fewer multiplications. "auto" takes what is expected to be the fastest. From 12 input and 16
-        output channels on that may be Winograd's algorithm for kernels of 2x2 to 5x5; with a stride S for larger ones,
-        too, and from 12/S**2 input channels on. In float32 the largest error, over the root mean square of the result,
-        is below 5e-6, with "winograd4" and "auto" below 5e-5; an infinity or a NaN in x may spoil the whole tile with
+        2.25 and 4 times fewer multiplications. "auto" takes what is expected to be the fastest. That may be Winograd's
+        algorithm, too: for kernels of 2x2 to 5x5 from 12 input and 16 output channels on; with a stride S for larger
+        ones, and from 12/S**2 input channels on; and, along columns alone, for 3x3 kernels of stride 1 with up to 16
+        input and at least 8 output channels. In float32 the largest error, over the root mean square of the result, is
+        below 5e-6, with "winograd4" and "auto" below 5e-5; an infinity or a NaN in x may spoil the whole tile with
         Winograd's algorithm, and not only the pixels that see it.
 
     Returns
@@ -153,9 +155,7 @@ def conv2d_backward(
     mode = _padding_mode(op, padding_mode)
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
-    dy, single_dy = as_images(op, "dy", as_dtype(op, "dy", dy, x.dtype))
-    if single != single_dy:
-        raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
+    dy = as_gradient(op, dy, x.dtype, single)
     geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     chosen = _algorithm(op, algorithm, weight, geometry)
     pads = geometry[1]
@@ -165,11 +165,7 @@ def conv2d_backward(
     dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, as_needs(op, needs), chosen)
     if dx is not None and mode is not None:
         dx = _core.pad_backward(op, dx, pads, mode)
-    return (
-        None if dx is None else finish(dx, dtype, single),
-        None if dweight is None else finish(dweight, dtype),
-        None if dbias is None else finish(dbias, dtype),
-    )
+    return finish_gradients(dtype, dx, dweight, dbias, single)
 
 
 def _padding_mode(op: str, padding_mode: str) -> int | None:
@@ -289,16 +285,10 @@ def conv_transpose2d_backward(
     op = "conv_transpose2d_backward"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
-    dy, single_dy = as_images(op, "dy", as_dtype(op, "dy", dy, x.dtype))
-    if single != single_dy:
-        raise ValueError(f"{op}: of x and dy one is a single image and the other a batch")
+    dy = as_gradient(op, dy, x.dtype, single)
     geometry = _transposed_geometry(op, weight, stride, padding, output_padding, dilation, groups)
     dx, dweight, dbias = _core.conv_transpose2d_backward(dy, x, weight, *geometry, as_needs(op, needs))
-    return (
-        None if dx is None else finish(dx, dtype, single),
-        None if dweight is None else finish(dweight, dtype),
-        None if dbias is None else finish(dbias, dtype),
-    )
+    return finish_gradients(dtype, dx, dweight, dbias, single)
 
 
 def _transposed_geometry(

@@ -15,6 +15,7 @@ from npconv.functional._gate import (
     as_dtype,
     as_needs,
     finish,
+    finish_gradients,
     geometry_of,
     promote,
     require_axes,
@@ -165,8 +166,4 @@ def conv2d_relu_max_pool2d_backward(
     dx, dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
         dy, taps, x, weight, *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
     )
-    return (
-        None if dx is None else finish(dx, dtype),
-        None if dweight is None else finish(dweight, dtype),
-        None if dbias is None else finish(dbias, dtype),
-    )
+    return finish_gradients(dtype, dx, dweight, dbias)

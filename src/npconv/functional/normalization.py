@@ -7,7 +7,18 @@ from typing import Any, SupportsFloat, SupportsIndex
 from numpy.typing import ArrayLike
 
 from npconv import _core
-from npconv.functional._gate import Array, Needs, as_dtype, as_float, as_int, as_needs, finish, promote, require_axes
+from npconv.functional._gate import (
+    Array,
+    Needs,
+    as_dtype,
+    as_float,
+    as_int,
+    as_needs,
+    finish,
+    finish_gradients,
+    promote,
+    require_axes,
+)
 
 
 def batch_norm(
@@ -101,11 +112,7 @@ def batch_norm_backward(
     mean, var = as_dtype(op, "mean", mean, x.dtype), as_dtype(op, "var", var, x.dtype)
     need_dx, need_dweight, need_dbias = as_needs(op, needs)
     dx, dweight, dbias = _core.batch_norm_backward(dy, x, weight, mean, var, _epsilon(op, eps), bool(training), need_dx)
-    return (
-        None if dx is None else finish(dx, dtype),
-        finish(dweight, dtype) if need_dweight else None,
-        finish(dbias, dtype) if need_dbias else None,
-    )
+    return finish_gradients(dtype, dx, dweight if need_dweight else None, dbias if need_dbias else None)
 
 
 def local_response_norm(

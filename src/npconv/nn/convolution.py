@@ -33,7 +33,7 @@ class Conv2d(WeightedModule):
     bias : ndarray, shape (out_channels,), or None
     """
 
-    algorithm = "auto"  # of `npconv.conv2d`
+    algorithm = "auto"  # of `npconv.conv2d` and its gradients
 
     def __init__(
         self,
@@ -73,7 +73,8 @@ class Conv2d(WeightedModule):
         """Return dx, or None without `needs_dx`; set `grads`."""
         dx, dweight, dbias = F.conv2d_backward(
             dy, saved(self, self.x), self.weight, *self.geometry,
-            padding_mode=self.padding_mode, needs=(self.needs_dx, True, self.bias is not None),
+            padding_mode=self.padding_mode, algorithm=self.algorithm,
+            needs=(self.needs_dx, True, self.bias is not None),
         )  # fmt: skip
         self.set_gradients(dweight, dbias)
         return dx

@@ -21,8 +21,8 @@ from npconv.nn.training import Classifier
 class Sequential(Classifier):
     """Layers one after the other: each takes the result of the one before.
 
-    Where `Conv2d`, `ReLU` and `MaxPool2d` follow each other (ReLU and pooling in either order), the three are run as
-    one operator, with bitwise the same results.
+    Where `Conv2d`, `ReLU` and `MaxPool2d` follow each other (ReLU and pooling in either order), or `Conv2d` and `ReLU`
+    alone, they are run as one operator, with bitwise the same results; `npconv.fusing.fuse` has the exceptions.
 
     Parameters
     ----------

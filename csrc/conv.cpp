@@ -73,6 +73,26 @@ Cut choose_cut(const Correlation<T>& c, index_t rows, index_t tiles, int nr, int
     return cut;
 }
 
+/// Pixels of a channel.
+struct Ahead {
+    index_t begin, end;
+};
+
+/// What is copied after the first `k` steps of a block's reduction, of its next channel; none but for a kernel of one
+/// pixel. This one makes so few sums of a pixel that waiting for its channels, each in pages of its own, shows; so a
+/// line of each is fetched with every tile.
+template <class T>
+Ahead pixels_ahead(const Correlation<T>& c, const Block& block, index_t group, index_t k) {
+    if (c.taps() != 1 || c.v.out != 1 || c.h.in != c.h.out) return {0, 0};
+    const bool last_step = k == c.reduction(), last_block = block.col_end == c.h.out;
+    const index_t row = last_step && last_block ? block.row_end : block.row_begin;
+    const index_t col = !last_step ? block.col_begin : last_block ? 0 : block.col_end;
+    const index_t channel = group * c.in_channels + (last_step ? 0 : k);
+    if (row >= c.images) return {0, 0};
+    const index_t begin = (row * c.groups * c.in_channels + channel) * c.v.in * c.h.in + col;
+    return {begin, begin + std::min(block.width(), c.h.out - col)};
+}
+
 template <class T>
 void correlate_gemm(const Correlation<T>& c) {
     const TypedKernels<T>& kernel = kernels_of<T>();
@@ -154,16 +174,8 @@ void correlate_gemm(const Correlation<T>& c) {
                     if (++tap == taps) tap = 0, offset += layout.channel_stride();
                 }
             }
-            // Meanwhile what is copied next is fetched, a line of each channel with every tile. A kernel of one pixel
-            // makes so few sums of a pixel that waiting for its channels, each in pages of its own, shows.
-            const bool last_step = k + kc == reduction, last_block = block.col_end == c.h.out;
-            const index_t next_row = last_step && last_block ? block.row_end : row;
-            const index_t next_col = !last_step ? col : last_block ? 0 : block.col_end;
-            const index_t next_channel = group * c.in_channels + (last_step ? 0 : k + kc);
-            const bool one_pixel = taps == 1 && c.v.out == 1 && c.h.in == c.h.out;
-            index_t next = (next_row * c.groups * c.in_channels + next_channel) * in_plane + next_col;
-            const index_t next_end =
-                one_pixel && next_row < rows ? next + std::min(block.width(), c.h.out - next_col) : next;
+            const bool last_step = k + kc == reduction;
+            Ahead next = pixels_ahead(c, block, group, k + kc);
             const auto multiply = [&](index_t first, index_t last) {
                 for (const Panel& panel : panels.list) {
                     // A panel whose pixels lie side by side is read where it is, any other one is packed.
@@ -186,10 +198,10 @@ void correlate_gemm(const Correlation<T>& c) {
                         const bool narrow = panel.columns <= kernel.lanes;
                         const auto gemm_tile =
                             narrow ? kernel.narrow_gemm_tile[tile_rows] : kernel.gemm_tile[tile_rows];
-                        const bool more = next < next_end;
-                        const T* const ahead = more ? c.in + next : a;
+                        const bool more = next.begin < next.end;
+                        const T* const ahead = more ? c.in + next.begin : a;
                         const index_t ld_ahead = more ? in_plane : 0;
-                        next += line;
+                        next.begin += line;
                         if (panel.results == 1 && c.h.step == 1) {
                             gemm_tile(kc, a, tile_rows, columns, column_row, out + to->at, out_plane, panel.columns,
                                       bias, k > 0, relu, ahead, ld_ahead);
@@ -224,8 +236,8 @@ bool suits_taps(const ConvShape& s) {
 template <class T>
 Way way_of(const Correlation<T>& c, const WinogradForm* form) {
     // With stride 1 fewer multiplications gain more than quicker ones.
-    const bool by_unit = suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
-    if (by_unit) return Way::unit;
+    const bool by_amx = suits_1x1(c) || ((!form || form->stride > 1) && suits_windows(c));
+    if (by_amx) return Way::amx;
     if (form) return form == &winograd_1d ? Way::winograd_1d : Way::winograd;
     return suits_planes(c) ? Way::planes : suits_channels(c) ? Way::channels : Way::gemm;
 }
@@ -233,7 +245,7 @@ Way way_of(const Correlation<T>& c, const WinogradForm* form) {
 template <class T>
 void correlate(const Correlation<T>& c, const WinogradForm* form) {
     switch (way_of(c, form)) {
-        case Way::unit:
+        case Way::amx:
             if constexpr (sizeof(T) == sizeof(float)) {
                 for (const index_t image : c.taps() == 1 ? correlate_1x1(c) : correlate_windows(c)) {
                     Correlation<T> again = c;

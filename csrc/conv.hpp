@@ -1,5 +1,6 @@
-// Two-dimensional convolution and its gradients as implicit GEMM: the im2col matrix is never made, only the small
-// packed panels of it that the micro-kernel is about to read.
+// Two-dimensional convolution and its gradients: as implicit GEMM, where the im2col matrix is never made, only the
+// small packed panels of it that the micro-kernel is about to read, or in one of the other ways of
+// docs/how-it-works.md.
 #pragma once
 
 #include "shape.hpp"
@@ -36,7 +37,8 @@ template <class T>
 void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, T* dx,
                           Algorithm algorithm = Algorithm::automatic, const T* bias = nullptr);
 
-/// The same for few input channels, as those of a first layer: fast where the other way has too few rows for a tile.
+/// The same, tap by tap: fast for few input channels, as those of a first layer, which the other ways have too few rows
+/// of a tile for, and where dx is much larger than dy.
 template <class T>
 void conv2d_backward_data_by_taps(const ConvShape& shape, const T* dy, const T* weight, T* dx);
 

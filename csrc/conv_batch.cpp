@@ -27,23 +27,23 @@ struct Padded {
 
 /// Planes of `count` images, `size` pixels in a row, `stride` from image to image: to[pixel][lane].
 template <class T>
-void turn_over(const T* images, index_t stride, index_t count, index_t size, index_t lanes, T* to) {
+void transpose_images(const T* images, index_t stride, index_t count, index_t size, index_t lanes, T* to) {
     kernels_of<T>().pack_transposed(images, stride, count, size, to, lanes, lanes);
 }
 
 /// The way back.
 template <class T>
-void turn_back(const T* from, index_t lanes, index_t size, index_t count, T* images, index_t stride) {
+void transpose_back(const T* from, index_t lanes, index_t size, index_t count, T* images, index_t stride) {
     kernels_of<T>().pack_transposed(from, lanes, size, count, images, stride, size);
 }
 
 /// All channels of the images from `first` on.
 template <class T>
-void turn_over_padded(const ConvShape& s, const Padded& padded, const T* x, index_t first, T* to) {
+void transpose_padded(const ConvShape& s, const Padded& padded, const T* x, index_t first, T* to) {
     const index_t stride = s.c * s.h * s.w, count = std::min(padded.lanes, s.n - first);
     const T* const from = x + first * stride;
     if (padded.height == s.h && padded.width == s.w) {
-        turn_over(from, stride, count, stride, padded.lanes, to);
+        transpose_images(from, stride, count, stride, padded.lanes, to);
         return;
     }
     for (index_t c = 0; c < s.c; ++c, to += padded.plane()) {
@@ -51,7 +51,7 @@ void turn_over_padded(const ConvShape& s, const Padded& padded, const T* x, inde
         for (index_t y = 0; y < s.h; ++y) {
             const index_t begin = padded.at(s.pad.top + y, s.pad.left);
             std::fill(to + end, to + begin, T(0));
-            turn_over(from + (c * s.h + y) * s.w, stride, count, s.w, padded.lanes, to + begin);
+            transpose_images(from + (c * s.h + y) * s.w, stride, count, s.w, padded.lanes, to + begin);
             end = begin + s.w * padded.lanes;
         }
         std::fill(to + end, to + padded.plane(), T(0));
@@ -90,12 +90,12 @@ struct Gradients {
 /// The gradients of one channel behind which there is pooling, of `count` images `channels` planes apart: each goes
 /// to its tap.
 template <class T>
-void turn_over_pooled(const PoolShape& pool, const T* dy, const TapWord* taps, index_t channels, index_t count, T* to) {
+void transpose_pooled(const PoolShape& pool, const T* dy, const TapWord* taps, index_t channels, index_t count, T* to) {
     const index_t lanes = kernels_of<T>().nr, windows = pool.oh * pool.ow, pixels = pool.h * pool.w;
     const index_t words = words_of(pool.ow), all_words = pool.oh * words;
     Scratch<T> gradients(windows * lanes);
     Scratch<TapWord> at(all_words * lanes);
-    turn_over(dy, channels * windows, count, windows, lanes, gradients.data());
+    transpose_images(dy, channels * windows, count, windows, lanes, gradients.data());
     transpose_words(taps, channels * all_words, count, all_words, at.data(), lanes, lanes);
     if (windows_apart(pool)) {
         unpool_rows(pool, 0, pool.h, gradients.data(), at.data(), to);
@@ -115,16 +115,16 @@ void turn_over_pooled(const PoolShape& pool, const T* dy, const TapWord* taps, i
 
 /// The gradients of `filters` channels from k0 on, of `count` images from `first` on.
 template <class T>
-void turn_over_gradients(const ConvShape& s, const Gradients<T>& from, index_t first, index_t count, index_t k0,
+void transpose_gradients(const ConvShape& s, const Gradients<T>& from, index_t first, index_t count, index_t k0,
                          index_t filters, T* to) {
     const index_t pixels = s.oh * s.ow;
     for (index_t k = 0; k < filters; ++k, to += plane_stride<T>(pixels)) {
         const index_t plane = first * s.k + k0 + k;
         if (const PoolShape* const pool = from.pool) {
-            turn_over_pooled(*pool, from.dy + plane * pool->oh * pool->ow,
+            transpose_pooled(*pool, from.dy + plane * pool->oh * pool->ow,
                              from.taps + plane * pool->oh * words_of(pool->ow), s.k, count, to);
         } else {
-            turn_over(from.dy + plane * pixels, s.k * pixels, count, pixels, kernels_of<T>().nr, to);
+            transpose_images(from.dy + plane * pixels, s.k * pixels, count, pixels, kernels_of<T>().nr, to);
         }
     }
 }
@@ -187,7 +187,7 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
         Scratch<T> maxima(pool ? most * results * lanes : 0);
         const index_t words = pool && taps ? words_of(pool->ow) : 0, all_words = pool ? pool->oh * words : 0;
         Scratch<TapWord> at(most * all_words * lanes);
-        turn_over_padded(s, padded, x, first, in.data());
+        transpose_padded(s, padded, x, first, in.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
             const index_t m = share_begin(tile, tiles, s.k), rows = share_begin(tile + 1, tiles, s.k) - m;
             const auto gemm_tile = kernel.gemm_tile[rows];
@@ -207,10 +207,11 @@ void conv2d_forward_by_batch(const ConvShape& s, const T* x, const T* weight, co
                                             maxima.data() + row * pool->ow * lanes,
                                             taps ? at.data() + row * words * lanes : nullptr);
                 }
-                turn_back(maxima.data(), lanes, rows * results, count, y + to, stride);
+                transpose_back(maxima.data(), lanes, rows * results, count, y + to, stride);
             }
             for (index_t k = 0; !pool && k < rows; ++k) {
-                turn_back(sums.data() + k * plane_stride<T>(pixels), lanes, pixels, count, y + to + k * pixels, stride);
+                transpose_back(sums.data() + k * plane_stride<T>(pixels), lanes, pixels, count, y + to + k * pixels,
+                               stride);
             }
             if (pool && taps) {
                 transpose_words(at.data(), lanes, rows * all_words, count, taps + (first * s.k + m) * all_words,
@@ -250,7 +251,7 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolSh
         const auto [group, part, parts] = deal.share(task);
         const index_t first = group * lanes, count = std::min(lanes, s.n - first);
         Scratch<T> gradients(s.k * plane_stride<T>(s.oh * s.ow)), sums(ceil_div(s.c, tiles) * in_plane);
-        turn_over_gradients(s, Gradients<T>{pool, dy, taps_of_dy}, first, count, 0, s.k, gradients.data());
+        transpose_gradients(s, Gradients<T>{pool, dy, taps_of_dy}, first, count, 0, s.k, gradients.data());
         for (index_t tile = share_begin(part, parts, tiles); tile < share_begin(part + 1, parts, tiles); ++tile) {
             const index_t c0 = share_begin(tile, tiles, s.c), rows = share_begin(tile + 1, tiles, s.c) - c0;
             for (index_t pixel = 0; pixel < in_pixels; ++pixel) {
@@ -273,8 +274,8 @@ void conv2d_backward_data_by_batch(const ConvShape& s, const T* dy, const PoolSh
                 }
             }
             for (index_t c = 0; c < rows; ++c) {
-                turn_back(sums.data() + c * in_plane, lanes, in_pixels, count, dx + (first * s.c + c0 + c) * in_pixels,
-                          s.c * in_pixels);
+                transpose_back(sums.data() + c * in_plane, lanes, in_pixels, count,
+                               dx + (first * s.c + c0 + c) * in_pixels, s.c * in_pixels);
             }
         }
     });
@@ -305,8 +306,8 @@ void conv2d_backward_weight_by_batch(const ConvShape& s, const T* dy, const Pool
         const index_t last = share_begin(split + 1, splits, groups);
         for (index_t group = share_begin(split, splits, groups); group < last; ++group) {
             const index_t first = group * lanes, count = std::min(lanes, s.n - first);
-            turn_over_padded(s, padded, x, first, in.data());
-            turn_over_gradients(s, Gradients<T>{pool, dy, taps}, first, count, k0, filters, gradients.data());
+            transpose_padded(s, padded, x, first, in.data());
+            transpose_gradients(s, Gradients<T>{pool, dy, taps}, first, count, k0, filters, gradients.data());
             if (dweight) {
                 kernel.products_of_rows(filters, count_of_taps, in.data(), offsets.data(), s.oh,
                                         padded.at(s.stride.h, 0), s.ow * lanes, planes.data(), s.ow * lanes, sums,

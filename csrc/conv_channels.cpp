@@ -12,9 +12,9 @@ namespace {
 
 // A tile is a few successive pixels of a row by nr output channels: each pixel is broadcast, so it may lie anywhere,
 // and nothing is packed but the weights. The sums, [pixel][nr], are turned over when they are complete.
-constexpr index_t reduction_block = 256;   // a panel of weights of so many rows stays in the L1 cache
 constexpr index_t sum_elements = 1 << 16;  // of a block: pixels times output channels
 constexpr index_t most_pixels = 512;       // of a block
+constexpr index_t reduction_block = channels_reduction_block;
 
 /// Whether the taps meet pixels of the image only, at every output.
 bool stays_inside(const Axis& axis) {

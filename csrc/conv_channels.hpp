@@ -8,6 +8,9 @@
 
 namespace npconv {
 
+/// The steps of a reduction have so many rows of weights at most: a panel of them stays in the L1 cache.
+constexpr index_t channels_reduction_block = 256;
+
 /// Whether it is the faster way: the output channels leave few lanes of their vectors empty, and turning the results
 /// over costs less than packing the pixels would. Those are as many as the sums have terms, but pieces of long rows are
 /// read where they are. (1x1 kernels need no packing the other way either.)

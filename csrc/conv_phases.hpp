@@ -19,7 +19,7 @@ const WinogradForm* phases_form(const ConvShape& shape, Algorithm algorithm) {
         winograd_form(shape, algorithm) ? nullptr : winograd_form_of_phases(shape, algorithm);
     if (!form || shape.cg() < 8) return form;
     const Correlation<T> correlation = forward_correlation<T>(shape, nullptr, nullptr, nullptr, nullptr);
-    return way_of(correlation, nullptr) == Way::unit ? nullptr : form;
+    return way_of(correlation, nullptr) == Way::amx ? nullptr : form;
 }
 
 /// The same for their data gradient.

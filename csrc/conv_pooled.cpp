@@ -91,8 +91,8 @@ PackPixels<T> unpooled(const PoolShape& pool, const T* dy, const TapWord* taps, 
 
 /// dx.
 template <class T>
-void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* weight,
-                   T* dx) {
+void pooled_backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps,
+                          const T* weight, T* dx) {
     const index_t in = conv.c * conv.h * conv.w, between = conv.k * conv.oh * conv.ow, rows = pool.c * pool.oh;
     const WinogradForm* const form = winograd_data_form(conv, Algorithm::automatic);
     index_t done = conv.cg() > 4 ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
@@ -119,8 +119,8 @@ void backward_data(const ConvShape& conv, const PoolShape& pool, const T* dy, co
 
 /// dweight and dbias; either may be null.
 template <class T>
-void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* x,
-                     T* dweight, T* dbias) {
+void pooled_backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps, const T* x,
+                            T* dweight, T* dbias) {
     const Algorithm automatic = Algorithm::automatic;
     if (const index_t batch = images_by_batch<T>(conv, automatic, winograd_weight_form(conv, automatic))) {
         conv2d_backward_weight_by_batch(with_images(conv, batch), dy, &pool, taps, x, dweight, dbias);
@@ -129,8 +129,9 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
             PoolShape rest = pool;
             rest.n = conv.n - batch;
             const index_t rows = batch * pool.c * pool.oh;
-            backward_weight(with_images(conv, rest.n), rest, dy + rows * pool.ow, taps + rows * words_of(pool.ow),
-                            x + batch * conv.c * conv.h * conv.w, more_dweight, more_dbias);
+            pooled_backward_weight(with_images(conv, rest.n), rest, dy + rows * pool.ow,
+                                   taps + rows * words_of(pool.ow), x + batch * conv.c * conv.h * conv.w, more_dweight,
+                                   more_dbias);
         });
         return;
     }
@@ -152,7 +153,7 @@ void backward_weight(const ConvShape& conv, const PoolShape& pool, const T* dy, 
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
     }
-    backward_weight<T>(s, unpooled(pool, dy, taps, s.ow), x, dweight, dbias, automatic);
+    conv2d_backward_weight_from<T>(s, unpooled(pool, dy, taps, s.ow), x, dweight, dbias, automatic);
 }
 
 }  // namespace
@@ -168,7 +169,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const bool as_another =
         suits_patches<T>(conv, Algorithm::automatic, Pass::forward) || phases_form<T>(conv, Algorithm::automatic);
     const Way way = way_of(correlation, form);
-    const bool by_channels = way == Way::channels || (way == Way::gemm && correlation.reduction() <= 256);
+    // A reduction of one step is summed in the same order either way.
+    const bool one_step = correlation.reduction() <= channels_reduction_block;
+    const bool by_channels = way == Way::channels || (way == Way::gemm && one_step);
     const index_t batch = windows_inside(pool) ? images_by_batch<T>(conv, Algorithm::automatic, form) : 0;
     if (batch > 0) {
         conv2d_forward_by_batch(with_images(conv, batch), x, weight, bias, false, &pool, y, taps);
@@ -236,8 +239,8 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
 template <class T>
 void conv2d_relu_max_pool2d_backward(const ConvShape& conv, const PoolShape& pool, const T* dy, const TapWord* taps,
                                      const T* x, const T* weight, T* dx, T* dweight, T* dbias) {
-    if (dx) backward_data(conv, pool, dy, taps, weight, dx);
-    if (dweight || dbias) backward_weight(conv, pool, dy, taps, x, dweight, dbias);
+    if (dx) pooled_backward_data(conv, pool, dy, taps, weight, dx);
+    if (dweight || dbias) pooled_backward_weight(conv, pool, dy, taps, x, dweight, dbias);
 }
 
 template void conv2d_relu_max_pool2d_forward(const ConvShape&, const PoolShape&, const float*, const float*,

@@ -1,4 +1,4 @@
-// The data gradient of convolution where the input has few channels.
+// The data gradient of convolution tap by tap, where the input has few channels or dx is much larger than dy.
 #include <algorithm>
 #include <vector>
 

@@ -37,8 +37,8 @@ index_t partial_sums(const ConvShape& s, index_t size, index_t shares, index_t b
 // into [pixel][nr]. The bias gradient is one more row, whose "input" is 1 everywhere. Where a kernel is a single pixel,
 // there is no slab: the images are read where they lie, and that row is a product of its own.
 template <class T>
-void backward_weight(const ConvShape& s, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
-                     Algorithm algorithm) {
+void conv2d_backward_weight_from(const ConvShape& s, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
+                                 Algorithm algorithm) {
     const WinogradForm* const form = winograd_weight_form(s, algorithm);
     if (form && dweight && s.n > 0) {
         winograd_backward_weight(s, *form, dy, pixels_of(x, s.c, s.h, s.w), dweight, dbias);
@@ -197,11 +197,13 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
         conv2d_backward_weight_by_planes<T>(s, plane_of, x, dweight, dbias);
         return;
     }
-    backward_weight<T>(s, pixels_of(dy, s.k, s.oh, s.ow), x, dweight, dbias, algorithm);
+    conv2d_backward_weight_from<T>(s, pixels_of(dy, s.k, s.oh, s.ow), x, dweight, dbias, algorithm);
 }
 
-template void backward_weight(const ConvShape&, const PackPixels<float>&, const float*, float*, float*, Algorithm);
-template void backward_weight(const ConvShape&, const PackPixels<double>&, const double*, double*, double*, Algorithm);
+template void conv2d_backward_weight_from(const ConvShape&, const PackPixels<float>&, const float*, float*, float*,
+                                          Algorithm);
+template void conv2d_backward_weight_from(const ConvShape&, const PackPixels<double>&, const double*, double*, double*,
+                                          Algorithm);
 template void conv2d_backward_weight(const ConvShape&, const float*, const float*, float*, float*, Algorithm);
 template void conv2d_backward_weight(const ConvShape&, const double*, const double*, double*, double*, Algorithm);
 

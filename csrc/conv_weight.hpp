@@ -7,10 +7,11 @@
 
 namespace npconv {
 
-/// dweight and dbias as a matrix product, or by Winograd's algorithm; either may be null.
+/// dweight and dbias as a matrix product, or by Winograd's algorithm, from a dy that is made as it is packed; either
+/// may be null.
 template <class T>
-void backward_weight(const ConvShape& shape, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
-                     Algorithm algorithm);
+void conv2d_backward_weight_from(const ConvShape& shape, const PackPixels<T>& dy, const T* x, T* dweight, T* dbias,
+                                 Algorithm algorithm);
 
 /// The output pixels, in `blocks` blocks, are cut into so many runs that are summed apart and then added in order: by
 /// the shape alone, or the sums would depend on the number of threads. All sums of a run have `size` elements, and

@@ -14,6 +14,7 @@ namespace npconv {
 ///   out[n, m, v.first + i*v.step, h.first + j*h.step] = bias[m] +
 ///       sum over channel c, taps s of v, t of h:  in[n, c, i*v.stride + s.offset, j*h.stride + t.offset]
 ///                                                 * weight[m*weight_m + c*weight_c + s.index*kw + t.index]
+/// for each group, m and c counted within it. In the data gradient `in` is dy and `out` is dx.
 template <class T>
 struct Correlation {
     Axis v, h;
@@ -21,7 +22,8 @@ struct Correlation {
     index_t in_channels, out_channels;  // of one group
     const T* in;
     const T* weight;
-    index_t weight_m, weight_c, weight_group, kw, kernel_taps;
+    index_t weight_m, weight_c, weight_group;  // from one output channel, input channel, group to the next
+    index_t kw, kernel_taps;                   // of the whole kernel, of which only the taps of v and h are used
     const T* bias;
     T* out;
     index_t out_h, out_w;  // the size of an output plane; v.out x h.out of its pixels are written
@@ -41,9 +43,9 @@ struct Correlation {
     }
 };
 
-/// The ways to make a correlation: by a unit for bfloat16, by Winograd's algorithm along both axes or along columns
-/// alone, plane by plane, or as a matrix product with vectors along the output channels or along the pixels.
-enum class Way { unit, winograd, winograd_1d, planes, channels, gemm };
+/// The ways to make a correlation: by AMX, the unit for bfloat16, by Winograd's algorithm along both axes or along
+/// columns alone, plane by plane, or as a matrix product with vectors along the output channels or along the pixels.
+enum class Way { amx, winograd, winograd_1d, planes, channels, gemm };
 
 /// The one that is expected to be the fastest; `form` is the form of Winograd's algorithm that would serve, or null.
 template <class T>

@@ -13,16 +13,9 @@
 namespace npconv {
 namespace {
 
-constexpr index_t block_windows = 1024;   // whose pixels stay in the L1 cache
-constexpr index_t task_pixels = 1 << 15;  // what a thread takes at a time
-constexpr index_t checked_windows = 64;   // whose indices are looked at, and then used
-
-std::vector<Tap> window_taps(index_t kernel, index_t dilation, index_t pad) {
-    std::vector<Tap> taps;
-    taps.reserve(static_cast<std::size_t>(kernel));
-    for (index_t r = 0; r < kernel; ++r) taps.push_back({r * dilation - pad, r});
-    return taps;
-}
+constexpr index_t block_windows = 1024;    // whose pixels stay in the L1 cache
+constexpr index_t task_windows = 1 << 15;  // what a thread takes at a time
+constexpr index_t checked_windows = 64;    // whose indices are looked at, and then used
 
 /// The first element of a window that is not in the padding before the image, counted from the window's start; -1 if
 /// there is none.
@@ -98,8 +91,8 @@ template <class T>
 void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) {
     const TypedKernels<T>& kernel = kernels_of<T>();
     // Every plane is an image of one channel; the slab pads it with minus infinity.
-    const Axis v(s.h, s.oh, s.stride.h, window_taps(s.kernel.h, s.dilation.h, s.pad.h));
-    const Axis h(s.w, s.ow, s.stride.w, window_taps(s.kernel.w, s.dilation.w, s.pad.w));
+    const Axis v = forward_axis(s.h, s.oh, s.kernel.h, s.stride.h, s.dilation.h, s.pad.h);
+    const Axis h = forward_axis(s.w, s.ow, s.kernel.w, s.stride.w, s.dilation.w, s.pad.w);
     const index_t planes = s.n * s.c, rows = planes * s.oh;
     const index_t width = std::min(s.ow, block_windows), col_blocks = ceil_div(s.ow, width);
     const index_t block_rows = std::clamp<index_t>(
@@ -130,7 +123,7 @@ void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) 
     }
     const index_t whole_vectors = s.stride.w * (ceil_div(width, kernel.lanes) * kernel.lanes + kernel.lanes);
 
-    const index_t task_rows = ceil_div(std::max<index_t>(task_pixels / width, 1), block_rows) * block_rows;
+    const index_t task_rows = ceil_div(std::max<index_t>(task_windows / width, 1), block_rows) * block_rows;
     const double task_ns = static_cast<double>(task_rows * width * taps) * element_ns;
     parallel_for(ceil_div(rows, task_rows) * col_blocks, task_ns, [&](index_t task) {
         const index_t col = task % col_blocks * width, first_row = task / col_blocks * task_rows;

@@ -306,7 +306,7 @@ def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
     assert run_python(code, NPCONV_ISA=isa).stdout.strip() == isa
     names = (
         "conv",
-        "conv_unit",
+        "conv_amx",
         "conv_batch",
         "winograd",
         "pool",

@@ -1,5 +1,6 @@
 // The micro-kernels. Each keeps an M x (NV vectors) tile of C in registers and adds one rank-1 update per step:
-// a broadcast element of the left operand times NV vectors of the right one.
+// a broadcast element of the left operand times NV vectors of the right one. T is the type of the elements, Bytes the
+// size of a vector; kernels.hpp describes the arguments, under the same names.
 #pragma once
 
 #include "simd.hpp"
@@ -7,6 +8,7 @@
 namespace npconv {
 namespace {
 
+/// Rows are output channels, whose weights are broadcast; columns are pixels.
 template <class T, int Bytes, int M, int NV>
 void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b_row, T* c, index_t ldc, int n,
                const T* bias, bool accumulate, bool relu, const T* next, index_t ld_next) {
@@ -75,7 +77,8 @@ void gemm_tile(index_t kc, const T* a, index_t lda, const T* b, const index_t* b
     }
 }
 
-/// As wide as `NV` vectors of the panels' `NR` columns.
+/// Rows are pixels, which are broadcast from wherever they lie; columns are output channels: NV vectors of the NR that
+/// a packed panel of weights has.
 template <class T, int Bytes, int M, int NV, int NR>
 void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T* c, const T* bias, bool accumulate,
                      bool relu) {
@@ -109,6 +112,8 @@ void pixel_gemm_tile(index_t kc, const T* a, const index_t* a_row, const T* b, T
     }
 }
 
+/// The sum runs along rows of pixels, as in a weight gradient: rows are (input channel, tap) pairs, columns output
+/// channels.
 template <class T, int Bytes, int M, int NV>
 void row_gemm_tile(index_t rows, index_t width, const T* a, const index_t* a_row, index_t ld_a, const T* b,
                    index_t ld_b, T* c, index_t ldc, bool accumulate) {

@@ -53,8 +53,10 @@ void softmax_cross_entropy_backward(const Targets<T>& t, const T* y, double scal
     const T factor = static_cast<T>(scale / static_cast<double>(t.rows));
     parallel_for_range(t.rows, static_cast<double>(t.classes) * element_ns, [&](index_t begin, index_t end) {
         for (index_t n = begin; n < end; ++n) {
+            T sum = 1;  // of the target: 1, unless it is no distribution
+            if (t.weights) sum = std::accumulate(t.weights + n * t.classes, t.weights + (n + 1) * t.classes, T(0));
             for (index_t i = n * t.classes; i < (n + 1) * t.classes; ++i) {
-                dx[i] = factor * (t.weights ? y[i] - t.weights[i] : y[i]);
+                dx[i] = factor * (t.weights ? sum * y[i] - t.weights[i] : y[i]);
             }
             if (t.labels) {
                 const index_t i = n * t.classes + t.labels[n];

@@ -46,7 +46,7 @@ def parser(
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=positive, help=f"passes over the training images (default: {epochs})")
-    parser.add_argument("--seed", type=int, default=seed, help=f"of all random numbers (default: {seed})")
+    parser.add_argument("--seed", type=not_negative, default=seed, help=f"of all random numbers (default: {seed})")
     parser.add_argument("--threads", type=positive, help="threads to compute with (default: all cores)")
     parser.add_argument(
         "--output", type=Path, default=Path("runs") / output, help=f"folder of the results (default: runs/{output})"
@@ -62,6 +62,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """Convert an option to an integer of zero or more."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
     return value
 
 

@@ -75,7 +75,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive(int), help="passes over the training images (default: 20, deep: 10)")
     parser.add_argument("--batch-size", type=positive(int), help="images per step (default: 100)")
     parser.add_argument("--learning-rate", type=positive(float), help="of Adam (default: 0.001)")
-    parser.add_argument("--seed", type=int, help="of all random numbers (default: 2)")
+    parser.add_argument("--seed", type=not_negative, help="of all random numbers (default: 2)")
     parser.add_argument("--dtype", choices=["float32", "float64"], help="of all arrays (default: float32)")
     parser.add_argument("--threads", type=positive(int), help="threads to compute with (default: all cores)")
     parser.add_argument("--output", type=Path, help="output folder (default: runs/<network>-<dataset>)")
@@ -97,6 +97,13 @@ def positive(kind: type) -> Any:
 
     convert.__name__ = f"positive {kind.__name__}"  # argparse: "invalid positive int value: '0'"
     return convert
+
+
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return value
 
 
 def new_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -134,6 +141,8 @@ def load_data(options: dict[str, Any], folder: Path | None, console: Console) ->
     try:
         arrays = LOADERS[name](folder, dtype=dtype) if name in LOADERS else None
     except datasets.DatasetNotFoundError as error:
+        if folder:
+            raise UsageError(str(error)) from error
         reason = str(error).splitlines()[0].rstrip(".")
         console.print(f"{reason}: training on the embedded 8x8 digits instead.", soft_wrap=True)
         arrays = None

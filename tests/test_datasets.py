@@ -247,6 +247,14 @@ def test_truncated_cifar_archive(tmp_path, keep):
         datasets.load_cifar10(tmp_path)
 
 
+def test_damaged_check_sum_of_a_cifar_archive(tmp_path):
+    data = bytearray(cifar_tar(cifar_batches()))
+    data[-6] ^= 1  # of the eight bytes behind the last file: check sum and size
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(data)
+    with pytest.raises(ValueError, match=r"truncated or damaged .*CRC"):
+        datasets.load_cifar10(tmp_path)
+
+
 def test_cifar_archive_of_something_else(tmp_path):
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(tar_bytes({"cifar-10-batches-py/data_batch_1": b"x"}))
     with pytest.raises(ValueError, match=r"holds no data_batch_1\.bin, .*; expected: all of"):

@@ -178,6 +178,16 @@ def test_convolution_without_bias_or_dx():
     assert_allclose(layer.dW, book_convolution(x, W, np.zeros(4), np.ones_like, 1, 0)[2], **TOLERANCE)
 
 
+def test_a_bias_that_is_one_number_stands_for_all_filters():
+    """As in the book's apply_filter.py."""
+    g = seeded()
+    x, W = g.standard_normal((2, 3, 5, 5)), g.standard_normal((4, 3, 3, 3))
+    layer = Convolution(W, 0.5)
+    assert_array_equal(layer.forward(x), Convolution(W, np.full(4, 0.5)).forward(x))
+    layer.backward(np.ones((2, 4, 3, 3)))
+    assert_array_equal(layer.db, np.full(4, 18.0))
+
+
 def test_pad_and_padding_are_one_argument():
     W, x = np.ones((1, 1, 3, 3)), seeded().standard_normal((1, 1, 6, 6))
     assert_array_equal(Convolution(W, None, 1, 1).forward(x), Convolution(W, None, padding=1).forward(x))

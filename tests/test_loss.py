@@ -24,6 +24,7 @@ def draw(rng: np.random.Generator, rows: int, classes: int, kind: str, dtype: An
         "labels": labels.astype(rng.choice([np.int8, np.uint16, np.int64])),
         "one-hot": np.eye(classes, dtype=int)[labels],
         "probabilities": weights / weights.sum(axis=1, keepdims=True),
+        "weights": weights,  # whose sum is anything
     }
     return x, kinds[kind]
 
@@ -32,7 +33,7 @@ def draw(rng: np.random.Generator, rows: int, classes: int, kind: str, dtype: An
     seed=st.integers(0, 2**32),
     rows=st.integers(1, 40),
     classes=st.integers(1, 30),
-    kind=st.sampled_from(["labels", "one-hot", "probabilities"]),
+    kind=st.sampled_from(["labels", "one-hot", "probabilities", "weights"]),
     epsilon=st.sampled_from([0.0, 1e-7]),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
@@ -49,7 +50,7 @@ def test_against_the_formulas(seed, rows, classes, kind, epsilon, dtype):
     assert_allclose(dx, reference.softmax_cross_entropy_backward(expected_y, t, 3.0), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("kind", ["labels", "probabilities", "weights"])
 def test_the_gradient_is_that_of_the_loss(kind):
     x, t = draw(np.random.default_rng(0), 3, 4, kind)
     dx = F.softmax_cross_entropy_backward(F.softmax_cross_entropy(x, t)[1], t)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -332,3 +334,63 @@ def test_running_layers_together_gives_the_same_bits(network, dtype):
     for i, layer in enumerate(weighted, start=1):
         assert layer.dW.tobytes() == grads[f"W{i}"].tobytes()
         assert layer.db.tobytes() == grads[f"b{i}"].tobytes()
+
+
+@pytest.mark.parametrize("network", [SimpleConvNet, DeepConvNet])
+def test_backward_layer_by_layer_after_a_loss(network):
+    """The loop of the book's `gradient`, over layers that have run as one."""
+    rng = np.random.default_rng(11)
+    x, t = rng.standard_normal((5, 1, 28, 28)), rng.integers(0, 10, 5)
+    grads = {name: grad.copy() for name, grad in network(rng=3).gradient(x, t).items()}
+    net = network(rng=3)
+    net.loss(x, t)
+    dout = net.last_layer.backward()
+    for layer in reversed(list(net.layers.values())):
+        dout = layer.backward(dout)
+    weighted = [layer for layer in net.layers.values() if hasattr(layer, "dW")]
+    for i, layer in enumerate(weighted, start=1):
+        assert layer.dW.tobytes() == grads[f"W{i}"].tobytes()
+
+
+def test_gradient_is_that_of_the_layers_as_they_are():
+    rng = np.random.default_rng(1)
+    x, t = rng.standard_normal((2, 3, 1, 28, 28)), rng.integers(0, 10, (2, 3))
+    net = SimpleConvNet(rng=3)
+    net.gradient(x[0], t[0])
+    net.layers["Conv1"] = layers.Convolution(net.params["W1"], net.params["b1"])
+    assert_array_equal(net.gradient(x[1], t[1])["W1"], SimpleConvNet(rng=3).gradient(x[1], t[1])["W1"])
+
+
+def test_threads_that_save_to_one_file(tmp_path):
+    path = tmp_path / "w.npz"
+    networks = [SimpleConvNet(rng=seed) for seed in (1, 2)]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(network.save_params, path) for network in networks * 10]:
+            done.result()
+    networks[0].load_params(path)
+    assert os.listdir(tmp_path) == ["w.npz"]
+
+
+def test_a_link_to_a_saved_file_stays_one(tmp_path):
+    network, link = small_simple(rng=3), tmp_path / "latest.npz"
+    (tmp_path / "w.npz").write_bytes(b"old")
+    try:
+        link.symlink_to("w.npz")
+    except OSError:
+        pytest.skip("the system makes no links")
+    network.save_params(link)
+    assert link.is_symlink()
+    small_simple(rng=4).load_params(tmp_path / "w.npz")
+
+
+def test_saving_to_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        small_simple(rng=3).save_params(tmp_path / "nowhere" / "w.npz")
+
+
+def test_a_pickle_is_not_loaded(tmp_path):
+    (tmp_path / "params.pkl").write_bytes(pickle.dumps({"W1": np.ones(3)}))
+    with pytest.raises(
+        ValueError, match=r"params\.pkl .* a pickle, which is never loaded; write arrays with numpy\.savez"
+    ):
+        small_simple(rng=3).load_params(tmp_path / "params.pkl")

@@ -308,7 +308,20 @@ def test_kept_arrays_of_another_shape_are_refused():
 def test_the_books_example_descends():
     """Book, section 6.1.7: f(x, y) = x**2 / 20 + y**2 from (-7, 2); all come near the bottom."""
     for rule in (SGD(0.95), Momentum(0.1), Nesterov(0.1), AdaGrad(1.5), RMSprop(0.1), Adam(0.3)):
-        params = {"x": np.array(-7.0), "y": np.array(2.0)}
+        params = {"x": -7.0, "y": 2.0}  # plain numbers, as there
         for _ in range(100):
             rule.update(params, {"x": params["x"] / 10, "y": 2 * params["y"]})
         assert params["x"] ** 2 / 20 + params["y"] ** 2 < 0.1, type(rule).__name__
+        assert all(type(number) is float for number in params.values())
+
+
+@pytest.mark.parametrize("optimizer", [SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam])
+def test_numbers_are_updated_as_arrays_are(optimizer):
+    numbers, arrays = {"x": -7.0, "W": np.ones(2)}, {"x": np.array(-7.0), "W": np.ones(2)}
+    rules = optimizer(), optimizer()
+    for _ in range(5):
+        for rule, params in zip(rules, (numbers, arrays), strict=True):
+            rule.update(params, {"x": params["x"] / 10, "W": params["W"]})
+    assert numbers["x"] == arrays["x"] != -7
+    assert_array_equal(numbers["W"], arrays["W"])
+    assert [rule.iter for rule in rules] == [5, 5]

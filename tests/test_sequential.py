@@ -210,6 +210,36 @@ FUSED = itertools.product(
 )
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("pool_first", [False, True])
+def test_backward_layer_by_layer_after_layers_ran_as_one(training, pool_first):
+    tail = [nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, rng=0), *(reversed(tail) if pool_first else tail)).train(training)
+    x, before = draw(3, 2, 13, 14), draw(3, 2, 13, 14, seed=5)
+    y = model(x)
+    dy = draw(*y.shape, seed=4)
+    expected, grads = model.backward(dy), model.grads
+    for layer in model:
+        before = layer(before)  # what the layers keep of other images is in nobody's way
+    assert same_bits(model(x), y)
+    dx = dy
+    for layer in reversed(list(model)):
+        dx = layer.backward(dx)
+    assert same_bits(dx, expected)
+    assert same_bits(model[0].grads["weight"], grads["0.weight"])
+
+
+def test_windows_without_a_pixel_are_minus_infinity():
+    """Padding and dilation allow for them; run as one, the layers would make 0."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, rng=0), nn.ReLU(), nn.MaxPool2d(2, 1, 1, 2))
+    x = draw(1, 1, 1, 4)
+    y = x
+    for layer in model:
+        y = layer(y)
+    assert np.isneginf(y).any()
+    assert same_bits(model(x), y)
+
+
 @pytest.mark.parametrize(("of_conv", "of_pool", "pool_first"), list(FUSED))
 def test_convolution_relu_and_pooling_are_fused(of_conv, of_pool, pool_first):
     def model(fused: bool) -> nn.Sequential:
@@ -427,6 +457,19 @@ def test_activations_are_every_layers_and_leave_no_trace(make, shape):
     for layer, result in zip(copy.deepcopy(model).eval(), results.values(), strict=True):
         y = layer(y)
         assert same_bits(result, y)
+
+
+def test_activations_are_cast_as_predict_does():
+    model = nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3, rng=0))
+    x = np.arange(32, dtype=np.uint8).reshape(2, 1, 4, 4)
+    assert_array_equal(model.activations(x)["2"], model.predict(x))
+    assert model.activations(x.astype(np.float64))["2"].dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["a.0", "", 3])
+def test_names_that_would_collide(name):
+    with pytest.raises(ValueError, match="needed is a name without a dot"):
+        nn.Sequential({name: nn.ReLU()})
 
 
 def test_summary_is_the_table_of_keras(capsys):

@@ -225,17 +225,25 @@ def test_bad_options(arguments, example, capsys):
     assert f"argument {arguments[0]}: invalid" in capsys.readouterr().err
 
 
-def test_without_data_the_embedded_digits_are_used(example, tmp_path, capsys):
+def test_without_data_the_embedded_digits_are_used(example, tmp_path, capsys, monkeypatch):
     nothing_there = tmp_path / "data"
     nothing_there.mkdir()
+    # as if nothing were found anywhere, without waiting for a network
+    loader = example.LOADERS["mnist"]
+    monkeypatch.setitem(example.LOADERS, "mnist", lambda folder, **options: loader(nothing_there, **options))
     output = tmp_path / "out"
-    arguments = ["--epochs", "1", "--output", str(output), "--data", str(nothing_there)]
+    arguments = ["--epochs", "1", "--output", str(output)]
     assert example.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("training on the embedded 8x8 digits instead.")
     assert lines[1].startswith("SimpleConvNet on digits: 1,500 training and 297 test images")
     assert history(output)["options"]["dataset"] == "mnist"
-    assert example.main(["--resume", "--output", str(output), "--data", str(nothing_there)]) == 0
+    assert example.main(["--resume", "--output", str(output)]) == 0
+
+
+def test_a_folder_without_the_data_is_an_error(example, tmp_path, capsys):
+    assert example.main(["--epochs", "1", "--output", str(tmp_path / "out"), "--data", str(tmp_path)]) == 2
+    assert f"error: mnist is not in {tmp_path}" in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.parametrize(("channels", "right"), [(1, 20), (3, 0)])

@@ -302,3 +302,30 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
     simple().save_params(tmp_path / "w.npz")
     with pytest.raises(ValueError, match=r"w\.npz: .* it has no 'optimizer'"):
         trainer().load_checkpoint(tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: state.pop("rng/batches"), "it has no 'rng/batches'"),
+        (lambda state: state.pop("current_epoch"), "it has no 'current_epoch'"),
+        (lambda state: state.pop("test_acc_list"), "it has no 'test_acc_list'"),
+        (lambda state: state.update({"rng/batches": "{"}), "cannot be restored: Expecting"),
+        (lambda state: state.pop("optimizer/v/W1"), "the state of v has parameters"),
+        (
+            lambda state: state.update({"optimizer/v/W1": np.ones(2)}),
+            r"the state of v: parameter 'W1' has shape \(2,\)",
+        ),
+    ],
+)
+def test_a_damaged_state_changes_nothing(damage, message):
+    other = trainer(optimizer="Momentum")
+    other.train_step()
+    state = other.state_dict()
+    damage(state)
+    t = trainer(optimizer="Momentum")
+    before = t.state_dict()
+    with pytest.raises(ValueError, match=message):
+        t.load_state_dict(state)
+    for name, value in t.state_dict().items():
+        assert_array_equal(value, before[name])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
@@ -57,8 +59,11 @@ def set_rng_state(rng: Any, state: str) -> None:
 
 def write_file(path: PathLike, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file whole or not at all: under a temporary name in the same folder, then renamed."""
-    folder, name = os.path.split(os.fspath(path))
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    path = os.path.realpath(path)  # a link stays one
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, f"there is no folder {folder} to write to", path)
+    temporary = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")  # another one for every process and thread
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -91,7 +96,10 @@ def read_npz(path: PathLike) -> dict[str, NDArray[Any]]:
     except OSError:
         raise
     except Exception as error:  # zipfile, zlib, struct and NumPy each have their own for a damaged file
-        raise ValueError(f"{os.fspath(path)} is not a readable .npz file: {error}") from error
+        reason = str(error)
+        if "pickle" in reason:  # NumPy's advice would be to load it all the same
+            reason = "it holds Python objects, or is a pickle, which is never loaded; write arrays with numpy.savez"
+        raise ValueError(f"{os.fspath(path)} is not a readable .npz file: {reason}") from error
 
 
 def check_params(source: str, found: Mapping[str, NDArray[Any]], needed: Mapping[str, NDArray[Any]]) -> None:

@@ -242,6 +242,8 @@ def _read_members(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:
             name = member.name.rpartition("/")[2]
             if name in names and member.isfile() and (file := tar.extractfile(member)):
                 content[name] = file.read()
+        while tar.fileobj and tar.fileobj.read(1 << 20):  # up to the check sum at the end
+            pass
     missing = [name for name in names if name not in content]
     if missing:
         raise _bad_file(archive, f"no {', '.join(missing)}", f"all of {', '.join(names)}")

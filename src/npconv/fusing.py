@@ -23,7 +23,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
     Wherever a convolution, ReLU and max pooling follow each other (or max pooling and then ReLU, which gives the same),
     one `ConvolutionReluPooling` stands for the three.  Then the largest arrays of a network, those between the three,
     never leave the cache.  (Not for a convolution that pads with other than zeros or wants another algorithm, nor for a
-    pooling that returns its indices or has windows of more than 254 pixels.)  For any other convolution before ReLU
+    pooling that returns its indices, has windows of more than 254 pixels, or such as may hold no pixel at all, which
+    takes padding and dilation.)  For any other convolution before ReLU
     stands a `ConvolutionRelu`.
 
     Parameters
@@ -45,7 +46,8 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
         else:
             continue
         height, width = as_pair("max_pool2d", "kernel_size", pool.window[0])
-        fits = not pool.return_indices and height * width < 255
+        full = not np.any(pool.window[2]) or np.max(pool.window[3]) == 1  # no window without a pixel
+        fits = not pool.return_indices and height * width < 255 and full
         if conv.padding_mode == "zeros" and conv.algorithm == "auto" and fits:
             steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
     for i in reversed(range(len(steps) - 1)):
@@ -84,7 +86,8 @@ class ConvolutionReluPooling:
 
     The state stays in the three layers, so weights and gradients are found where they always are.  ReLU's is that of
     the pooled images.  The pooling's are the `taps`, which say where in their windows the maxima lie, None after
-    `forward` in eval mode: a `backward` that follows all the same computes them.
+    `forward` in eval mode: a `backward` that follows all the same computes them.  Where the three layers are asked for
+    their `backward` one by one instead, they first run one by one.
 
     Parameters
     ----------
@@ -121,7 +124,8 @@ class ConvolutionReluPooling:
         y, pool.taps = F.conv2d_relu_max_pool2d(
             x, *conv.weights, *conv.geometry, **self._options(), return_taps=training
         )
-        conv.x, self.relu.y, pool.indices = x, y, None
+        conv.x, self.relu.y, pool.x, pool.indices = x, y, None, None
+        pool.fused_with = self.row[: self.row.index(pool)]
         return y
 
     def backward(self, dout: Array) -> Array | None:

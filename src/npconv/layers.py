@@ -287,7 +287,7 @@ class Convolution:
     ----------
     W : ndarray, shape (FN, C / groups, FH, FW)
         The filters.
-    b : ndarray, shape (FN,), or None
+    b : ndarray, shape (FN,), a number for all filters, or None
     stride : int or pair
     pad : int, pair, ((top, bottom), (left, right)), "valid" or "same"
     padding
@@ -340,8 +340,9 @@ class Convolution:
 
     @property
     def weights(self) -> tuple[Array, Array | None]:
-        """Filters and bias, in the order of `npconv.conv2d`."""
-        return self.W, self.b
+        """Filters and bias, in the order of `npconv.conv2d`; a bias that is one number stands for all filters."""
+        b = self.b
+        return self.W, b if b is None or np.ndim(b) else np.full(len(self.W), b)
 
     @property
     def geometry(self) -> tuple[Any, Any, Any, int]:
@@ -355,7 +356,7 @@ class Convolution:
     def forward(self, x: Array) -> Array:
         """Return the convolution of `x` (N, C, H, W), shape (N, FN, OH, OW); errors as `npconv.conv2d`."""
         self.x = x
-        return F.conv2d(x, self.W, self.b, *self.geometry, padding_mode=self.padding_mode, algorithm=self.algorithm)
+        return F.conv2d(x, *self.weights, *self.geometry, padding_mode=self.padding_mode, algorithm=self.algorithm)
 
     def backward(self, dout: Array) -> Array | None:
         """Return dx (N, C, H, W), or None without `needs_dx`, and set `dW` and `db`."""
@@ -413,9 +414,10 @@ class Pooling:
         self.dilation = dilation
         self.ceil_mode = ceil_mode
         self.return_indices = return_indices
-        self.input_shape: tuple[int, ...] | None = None
+        self.x: Array | None = None
         self.indices: Array | None = None  # int64: where in its plane of H*W each maximum was
         self.taps: Array | None = None  # or, where it ran as one with a convolution, where in its window
+        self.fused_with: Sequence[Any] = ()  # the layers before it that the last forward ran as one with it
 
     @property
     def window(self) -> tuple[Any, Any, Any, Any, bool]:
@@ -424,14 +426,23 @@ class Pooling:
 
     def forward(self, x: Array) -> Any:
         """Return the maxima of the windows of `x` (N, C, H, W), shape (N, C, OH, OW)."""
-        self.input_shape, self.taps = np.shape(x), None
+        self.x, self.taps, self.fused_with = x, None, ()
         y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
         return (y, self.indices) if self.return_indices else y
 
     def backward(self, dout: Array) -> Array:
         """Return dx (N, C, H, W): each element of `dout` added where its maximum was."""
-        indices = saved(self, self.indices)
-        return F.max_pool2d_backward(dout, indices, cast("tuple[int, ...]", self.input_shape))
+        run_apart(self)
+        return F.max_pool2d_backward(dout, saved(self, self.indices), np.shape(saved(self, self.x)))
+
+
+def run_apart(pool: Any) -> None:
+    """Run forward again, one by one, what the last forward ran as one with a pooling, for a backward layer by layer."""
+    if pool.fused_with:
+        x = pool.fused_with[0].x
+        for layer in pool.fused_with:
+            x = layer.forward(x)
+        pool.forward(x)
 
 
 def saved(layer: object, value: T | None) -> T:

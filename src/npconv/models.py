@@ -44,12 +44,15 @@ class _ConvNet:
         self.params: dict[str, Array] = {}
         self.layers: dict[str, Any] = {}
         self.last_layer = L.SoftmaxWithLoss()
-        self._weighted: list[Any] = []  # the layers of W1, W2, ...
         self._run: list[Any] = []  # the layers as `predict` has last run them
         self._shape: tuple[int, ...] = self.input_dim  # of one sample behind the layers added so far
 
     def _add(self, name: str, layer: Any) -> None:
         self.layers[name] = layer
+
+    def _weighted(self) -> list[Any]:
+        """Return the layers of W1, W2, ..."""
+        return [layer for layer in self.layers.values() if hasattr(layer, "dW")]
 
     def _add_conv(self, name: str, param: Mapping[str, int], std: float | str) -> None:
         """Add a convolution whose weights are drawn with standard deviation `std` (or "he")."""
@@ -62,7 +65,6 @@ class _ConvNet:
         layer = L.Convolution(*weights, stride, pad)
         layer.needs_dx = bool(self.layers)  # nobody reads the gradient of the images
         self._add(name, layer)
-        self._weighted.append(layer)
         oh, ow = (self._output_size(name, size_in, size, stride, pad) for size_in in (H, W))
         self._shape = (param["filter_num"], oh, ow)
 
@@ -76,12 +78,11 @@ class _ConvNet:
         length = int(np.prod(self._shape))
         layer = L.Affine(*self._draw((length, size), length, std))
         self._add(name, layer)
-        self._weighted.append(layer)
         self._shape = (size,)
 
     def _draw(self, shape: tuple[int, ...], fan_in: int, std: float | str) -> tuple[Array, Array]:
         """Draw the next weights W and make b; `std` "he" is sqrt(2 / fan_in)."""
-        number = len(self._weighted) + 1
+        number = len(self._weighted()) + 1
         deviation = np.sqrt(2 / fan_in) if std == "he" else float(std)
         W = (deviation * as_rng(self._rng).standard_normal(shape)).astype(self.dtype)
         b = np.zeros(shape[0] if len(shape) == 4 else shape[1], self.dtype)
@@ -165,7 +166,7 @@ class _ConvNet:
             dout = layer.backward(dout)
 
         grads = {}
-        for i, layer in enumerate(self._weighted, start=1):
+        for i, layer in enumerate(self._weighted(), start=1):
             grads[f"W{i}"], grads[f"b{i}"] = layer.dW, layer.db
         return grads
 
@@ -202,7 +203,7 @@ class _ConvNet:
         check_params(os.fspath(file_name), found, self.params)
         for name, param in self.params.items():
             param[...] = found[name]
-        for i, layer in enumerate(self._weighted, start=1):
+        for i, layer in enumerate(self._weighted(), start=1):
             layer.W, layer.b = self.params[f"W{i}"], self.params[f"b{i}"]
 
 

@@ -57,7 +57,7 @@ class Optimizer(ABC):
         Parameters
         ----------
         params : dict from name to ndarray of float
-            float16 is updated in float32.
+            float16 is updated in float32.  In place of a plain number a new one is put into the dict.
         grads : dict from name to ndarray
             A gradient for each parameter, of the same shape.  Others are not looked at.
 
@@ -69,6 +69,11 @@ class Optimizer(ABC):
             If a parameter is not of float16, float32 or float64, or a gradient is complex or an object
             array; nothing has been changed then.
         """
+        numbers = {name: np.array(param, F64) for name, param in params.items() if isinstance(param, (float, int))}
+        if numbers:
+            self.update({**params, **numbers}, grads)
+            cast("dict[str, Any]", params).update({name: float(number) for name, number in numbers.items()})
+            return
         slots: list[dict[str, Array]] = [getattr(self, slot) for slot in self.slots]
         steps = []
         for name, param in params.items():

@@ -90,7 +90,7 @@ class Trainer:
             )
         if mini_batch_size < 1 or epochs < 0:
             raise ValueError(f"Trainer: mini_batch_size={mini_batch_size}, epochs={epochs} are too small")
-        if optimizer.lower() not in _OPTIMIZERS:
+        if not isinstance(optimizer, str) or optimizer.lower() not in _OPTIMIZERS:
             raise ValueError(f"Trainer: optimizer {optimizer!r} is none of {', '.join(_OPTIMIZERS)}")
         self.network = network
         self.x_train, self.t_train = x_train, t_train
@@ -182,7 +182,8 @@ class Trainer:
         ------
         ValueError
             If the state is of another setting (network, optimizer, batch size, number of samples,
-            kind of random numbers), naming what differs.  The trainer is unchanged then.
+            kind of random numbers), naming what differs, or lacks something.  The trainer is
+            unchanged then.
         """
         for name, needed in self._setting().items():
             if name not in state:
@@ -192,8 +193,20 @@ class Trainer:
                 raise ValueError(f"Trainer: the state was saved with {name}={found}, this has {needed}")
         params = _part(state, "params")
         check_params("Trainer: the state", params, self.network.params)
-        self.optimizer.load_state_dict(_part(state, "optimizer"))
+        if int(state.get("current_iter", 0)) > 0:  # then the optimizer keeps something for every parameter
+            for slot in self.optimizer.slots:
+                check_params(f"Trainer: the state of {slot}", _part(state, f"optimizer/{slot}"), self.network.params)
+        before = self.state_dict()
+        try:
+            self._restore(state)
+        except Exception as error:
+            self._restore(before)
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"Trainer: this state cannot be restored: {reason}") from error
 
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        params = _part(state, "params")
+        self.optimizer.load_state_dict(_part(state, "optimizer"))
         for name, param in self.network.params.items():
             param[...] = params[name]
         for name, layer in _layers(self.network):

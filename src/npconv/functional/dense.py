@@ -237,7 +237,9 @@ def softmax_cross_entropy(x: ArrayLike, t: ArrayLike, epsilon: float = 0.0) -> t
 
 
 def softmax_cross_entropy_backward(y: ArrayLike, t: ArrayLike, scale: float = 1.0) -> Array:
-    """Gradient of `softmax_cross_entropy` with respect to x: ``scale * (y - t) / N``, t as one-hot rows.
+    """Gradient of `softmax_cross_entropy` with respect to x: ``scale * (sum(t) * y - t) / N``.
+
+    t are one-hot rows here, or others, whose sum is 1 if they are distributions.
 
     Parameters
     ----------

@@ -108,7 +108,7 @@ class Tanh(Module):
 
     def backward(self, dy: Array) -> Array:
         """Return ``dy * (1 - y**2)``."""
-        dx = np.square(saved(self, self.y))
+        dx = np.asarray(np.square(saved(self, self.y)))
         np.subtract(1, dx, out=dx)  # in place: fresh memory costs more than the arithmetic
         dx *= dy
         return dx

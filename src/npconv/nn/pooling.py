@@ -9,7 +9,7 @@ import numpy as np
 
 from npconv import functional as F
 from npconv.functional._gate import IntOrPair
-from npconv.layers import saved
+from npconv.layers import run_apart, saved
 from npconv.nn.module import Array, Module
 
 Shape = tuple[int, ...]
@@ -52,7 +52,7 @@ class MaxPool2d(Module):
         self.x: Array | None = None
         self.indices: Array | None = None
         self.taps: Array | None = None
-        self.input_shape: Shape = ()
+        self.fused_with: Sequence[Any] = ()  # the layers before it that the last forward ran as one with it
 
     @property
     def window(self) -> tuple[Any, Any, Any, Any, bool]:
@@ -61,7 +61,7 @@ class MaxPool2d(Module):
 
     def forward(self, x: Array) -> Any:
         """Return the maxima of `x`, (N, C, H, W) or (C, H, W); with `return_indices`, (y, indices)."""
-        self.x, self.input_shape, self.taps = x, np.shape(x), None
+        self.x, self.taps, self.fused_with = x, None, ()
         if self.training or self.return_indices:
             y, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
         else:
@@ -70,9 +70,11 @@ class MaxPool2d(Module):
 
     def backward(self, dy: Array) -> Array:
         """Return dx: every dy added where its maximum was."""
+        run_apart(self)
+        x = saved(self, self.x)
         if self.indices is None:
-            _, self.indices = F.max_pool2d(saved(self, self.x), *self.window, return_indices=True)
-        return F.max_pool2d_backward(dy, self.indices, self.input_shape)
+            _, self.indices = F.max_pool2d(x, *self.window, return_indices=True)
+        return F.max_pool2d_backward(dy, self.indices, np.shape(x))
 
 
 class MaxUnpool2d(Module):

@@ -45,6 +45,8 @@ class Sequential(Classifier):
         for name, layer in self.layers.items():
             if not isinstance(layer, Module):
                 raise TypeError(f"Sequential: layer {name!r} is {layer!r}; needed is a layer of npconv.nn")
+            if not isinstance(name, str) or not name or "." in name:  # "a.weight" is the weight of a
+                raise ValueError(f"Sequential: a layer is called {name!r}; needed is a name without a dot")
         modules = list(self.modules())
         if len({id(module) for module in modules}) < len(modules):
             raise ValueError(
@@ -127,9 +129,11 @@ class Sequential(Classifier):
     def activations(self, x: Array) -> dict[str, Array]:
         """Return every layer's result by the layer's name, each on its own (not fused) and in eval mode.
 
-        The network's mode, running statistics, and what it keeps for `backward` stay as they are.
+        `x` is cast to the dtype of the parameters.  The network's mode, running statistics, and what it keeps for
+        `backward` stay as they are.
         """
         results = {}
+        x = np.asarray(x).astype(self._dtype(), copy=False)
         for name, layer in self.layers.items():
             x = results[name] = _alone(layer).forward(x)
         return results

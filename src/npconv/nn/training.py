@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from npconv._state import as_rng
+from npconv.functional._gate import as_int
 from npconv.nn.dense import CrossEntropyLoss
 from npconv.nn.module import Array, Module
 from npconv.optimizers import Adam, Optimizer
@@ -82,13 +83,17 @@ class Classifier(Module):
             If samples and labels differ in number, there are none, or an argument is out of range.
         """
         x, t, labels = _checked("fit", x, t, batch_size)
-        if epochs < 0:
-            raise ValueError(f"fit: epochs is {epochs}; needed is at least 0")
+        as_int("fit", "epochs", epochs, 0)
         if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                kind = type(validation_data).__name__
+                raise TypeError(f"fit: validation_data is a {kind}; needed is a pair (x, t)")
             _checked("fit: validation_data", *validation_data, batch_size)
         rng = as_rng(rng)
         optimizer = Adam() if optimizer is None else optimizer
         loss = CrossEntropyLoss() if loss is None else loss
+        _require("optimizer", optimizer, "one of npconv.optimizers, as Adam(lr=0.001)", "update")
+        _require("loss", loss, "an object with forward and backward, as CrossEntropyLoss()", "forward", "backward")
         after_epoch, after_batch = _sorted_callbacks(callbacks)
         dtype, size = self._dtype(), len(x)
         names = ("loss", "accuracy") if validation_data is None else ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -159,6 +164,8 @@ class Classifier(Module):
     def predict(self, x: Array, batch_size: int = 100) -> Array:
         """Return the scores (logits) of `x`, in eval mode; the mode is afterwards what it was.
 
+        Threads that share a model call its `eval` first: one that put the mode back would do so under the others.
+
         Parameters
         ----------
         x : ndarray, shape (N, ...)
@@ -166,9 +173,8 @@ class Classifier(Module):
         batch_size : int
             How many samples are worked on at a time.
         """
-        if batch_size < 1:
-            raise ValueError(f"predict: batch_size is {batch_size}; needed is at least 1")
-        parts = [logits for _, logits in self._outputs(np.asarray(x), batch_size)]
+        batch_size = as_int("predict", "batch_size", batch_size, 1)
+        parts = [logits for _, logits in self._outputs(_samples("predict", x), batch_size)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _outputs(self, x: Array, batch_size: int) -> Iterator[tuple[int, Array]]:
@@ -196,20 +202,34 @@ def _restore(modes: list[tuple[Module, bool]]) -> None:
 
 def _checked(op: str, x: Array, t: Array, batch_size: int) -> tuple[Array, Array, Array]:
     """Return x, t and the labels in t."""
-    x, t = np.asarray(x), np.asarray(t)
+    x, t = _samples(op, x), np.asarray(t)
     if t.ndim not in (1, 2) or len(x) != len(t) or len(t) == 0:
         raise ValueError(
             f"{op}: x has shape {x.shape} and t {t.shape}; needed are N > 0 samples, and (N,) labels or "
             "(N, classes) one-hot rows"
         )
-    if batch_size < 1:
-        raise ValueError(f"{op}: batch_size is {batch_size}; needed is at least 1")
+    as_int(op, "batch_size", batch_size, 1)
     return x, t, t if t.ndim == 1 else t.argmax(axis=1)
+
+
+def _samples(op: str, x: Array) -> Array:
+    x = np.asarray(x)
+    if x.dtype.kind not in "fiub" or x.ndim == 0:
+        raise TypeError(f"{op}: x is {x.dtype} of shape {x.shape}; needed are real numbers, shape (N, ...)")
+    return x
+
+
+def _require(name: str, value: Any, needed: str, *methods: str) -> None:
+    """Raise TypeError unless a value, no class, has the methods."""
+    if isinstance(value, type) or not all(hasattr(value, method) for method in methods):
+        raise TypeError(f"fit: {name} is {value!r}; needed is {needed}")
 
 
 def _sorted_callbacks(callbacks: Iterable[Any]) -> tuple[list[Callback], list[Callback]]:
     """Return what to call after each epoch, and what after each batch."""
     after_epoch, after_batch = [], []
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"fit: callbacks is {callbacks!r}; needed is a list of callbacks")
     for callback in callbacks:
         of_epoch, of_batch = getattr(callback, "on_epoch_end", None), getattr(callback, "on_batch_end", None)
         if of_epoch is None and of_batch is None:

@@ -54,8 +54,10 @@ def softmax_cross_entropy(x: Array, t: Array, epsilon: float = 0.0) -> tuple[flo
 
 
 def softmax_cross_entropy_backward(y: Array, t: Array, scale: float = 1.0) -> Array:
-    """Softmax less the target, over the number of rows."""
-    return (scale * (y - _one_hot(t, y)) / len(y)).astype(y.dtype, copy=False)
+    """Softmax, times the sum of the target, less the target, over the number of rows."""
+    target = _one_hot(t, y)
+    dx: Array = scale * (target.sum(axis=1, keepdims=True) * y - target) / len(y)
+    return dx.astype(y.dtype, copy=False)
 
 
 def _one_hot(t: Array, y: Array) -> Array:

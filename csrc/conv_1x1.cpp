@@ -1,7 +1,6 @@
 #include "conv_1x1.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <vector>
 
 #include "bfloat16x3.hpp"
@@ -30,10 +29,11 @@ class SplitWeights {
           all_(c.groups * tiles * steps * step_size) {
         parallel_for(c.groups * tiles, static_cast<double>(steps * step_size) * element_ns, [&](index_t task) {
             const index_t m = task % tiles * Unit::rows, count = std::min<index_t>(Unit::rows, c.out_channels - m);
-            Scratch<float> columns(c.in_channels * count), rows(count * c.in_channels);
-            pack_weights(c, task / tiles, m, count, count, columns.data());
-            kernels_of<float>().pack_transposed(columns.data(), count, c.in_channels, count, rows.data(), c.in_channels,
-                                                c.in_channels);
+            Scratch<float> columns(c.in_channels * Unit::rows), rows(count * c.in_channels);
+            pack_weights(c, task / tiles, m, count, Unit::rows, columns.data());
+            largest.add_rows(columns.data(), c.in_channels);
+            kernels_of<float>().pack_transposed(columns.data(), Unit::rows, c.in_channels, count, rows.data(),
+                                                c.in_channels, c.in_channels);
             Bfloat16Pair* to = all_.data() + task * steps * step_size;
             std::fill(to, to + steps * step_size, 0);  // behind the last output channel, too
             for (index_t k = 0; k < c.in_channels; k += step_channels, to += step_size) {
@@ -47,6 +47,7 @@ class SplitWeights {
         return {all_.data() + ((group * tiles + tile) * steps + first_step) * step_size, at_.data(), Unit::pairs, part};
     }
     const index_t tiles, steps;
+    Largest largest;  ///< of the weights
 
    private:
     static constexpr index_t part = Unit::rows * Unit::pairs, step_size = Unit::parts * part;
@@ -54,11 +55,14 @@ class SplitWeights {
     std::vector<index_t> at_;
 };
 
-/// The image of a block that has a pixel of the slab.
-index_t image_of(const std::vector<Strip>& strips, index_t source) {
-    std::size_t i = 0;
-    while (i + 1 < strips.size() && strips[i + 1].source <= source) ++i;
-    return strips[i].image;
+/// Adds the largest sum of each of n pixels of the slab, from `source` on, to that of the pixel's image.
+void add_to_images(const std::vector<Strip>& strips, index_t source, index_t n, const std::uint32_t* bits,
+                   std::vector<Largest>& largest) {
+    for (std::size_t i = 0; i < strips.size(); ++i) {
+        const index_t begin = i == 0 ? 0 : std::max<index_t>(strips[i].source - source, 0);
+        const index_t end = i + 1 == strips.size() ? n : std::min(strips[i + 1].source - source, n);
+        if (begin < end) largest[static_cast<std::size_t>(strips[i].image)].add(bits + begin, end - begin);
+    }
 }
 
 }  // namespace
@@ -82,7 +86,7 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
     std::vector<index_t> at;
     for (index_t step = 0; step < most_steps; ++step) at.push_back(step * Unit::pairs * ld);
 
-    FailedImages failed(c.images);
+    std::vector<Largest> largest(static_cast<std::size_t>(c.images));  // of the sums of each image
     const double task_ns = static_cast<double>(grid.block_rows * grid.block_cols * c.out_channels / tile_groups) *
                            static_cast<double>(c.in_channels) * fma_ns / 2;
     parallel_for(grid.blocks() * c.groups * tile_groups, task_ns, [&](index_t task) {
@@ -120,10 +124,9 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
                 for (const Panel& panel : panels.list) {
                     const Unit::Operand b{pixels.data() + panel.source, at.data(), ld, part};
                     unit.tile(static_cast<int>(rows), panel.columns, steps, a, b, sums, false);
-                    auto failures = unit.no_numbers(static_cast<int>(rows), panel.columns, sums);
-                    for (index_t source = panel.source; failures != 0; ++source, failures >>= 1) {
-                        if (failures & 1) failed.add(image_of(strips, source));
-                    }
+                    std::uint32_t bits[Unit::columns];
+                    unit.largest(rows, sums, bits);
+                    add_to_images(strips, panel.source, panel.columns, bits, largest);
                     kernels_of<float>().store_columns(sums, Unit::columns, rows, panels.results(panel), panel.results,
                                                       c.h.step, c.bias ? c.bias + channel : nullptr, chunk > 0,
                                                       c.relu && chunk + 1 == chunks, c.out + channel * out_plane,
@@ -132,7 +135,7 @@ std::vector<index_t> correlate_1x1(const Correlation<float>& c) {
             }
         }
     });
-    return failed.list();
+    return images_to_make_anew(largest, weights.largest);
 }
 
 // The product of the pixels of x (in channels x pixels) and those of dy (pixels x out channels), block by block of
@@ -155,7 +158,7 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
 
     Scratch<float> partials(splits * all_size), bias_sums(splits * s.groups * panels * Unit::columns);
     bias_sums.clear();
-    std::atomic<bool> numbers{true};
+    Largest largest_dy, largest_sum;
     const double task_ns = static_cast<double>(s.n * plane * s.k) * static_cast<double>(s.cg()) * fma_ns /
                            static_cast<double>(2 * splits * chunks);
     parallel_for(splits * s.groups * chunks, task_ns, [&](index_t task) {
@@ -166,13 +169,14 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
         Scratch<float> packed((most_pixels + 1) * Unit::columns);  // one pixel behind may be written, too
         const UnitInUse in_use;
         const index_t first = share_begin(split, splits, blocks);
-        for (index_t block = first; block < share_begin(split + 1, splits, blocks) && numbers; ++block) {
+        for (index_t block = first; block < share_begin(split + 1, splits, blocks); ++block) {
             const index_t image = block / cols, col = share_begin(block % cols, cols, plane);
             const index_t width = share_begin(block % cols + 1, cols, plane) - col;
             const index_t steps = ceil_div(width, 2 * Unit::pairs);
             for (index_t panel = 0; panel < panels; ++panel) {
                 const index_t k = panel * Unit::columns, count = std::min<index_t>(Unit::columns, s.kg() - k);
                 dy({image, 0, 1, 0}, col, width, group * s.kg() + k, count, packed.data());
+                if (chunk == 0) largest_dy.add_rows(packed.data(), width, count);
                 unit.split_columns(width, count, packed.data(), Unit::columns,
                                    gradients.data() + panel * Unit::parts * b_part, Unit::columns, b_part);
                 if (dbias && chunk == 0) {
@@ -190,13 +194,10 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
                     const Unit::Operand b{gradients.data() + panel * Unit::parts * b_part, at_b, Unit::columns, b_part};
                     float* const to = sums + (tile * panels + panel) * tile_size;
                     unit.tile(static_cast<int>(rows), static_cast<int>(count), steps, a, b, to, block > first);
-                    if (unit.no_numbers(static_cast<int>(rows), static_cast<int>(count), to) != 0) numbers = false;
                 }
             }
         }
     });
-    if (!numbers) return false;
-
     parallel_for(s.groups * tiles * panels, static_cast<double>(splits * tile_size) * element_ns, [&](index_t task) {
         const index_t group = task / panels / tiles, c = task / panels % tiles * Unit::rows;
         const index_t k = task % panels * Unit::columns;
@@ -205,6 +206,7 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
             for (index_t i = 0; i < tile_size; ++i) total[i] += total[split * all_size + i];
         }
         const index_t rows = std::min<index_t>(Unit::rows, s.cg() - c);
+        largest_sum.add_rows(total, rows, std::min<index_t>(Unit::columns, s.kg() - k));
         kernels_of<float>().pack_transposed(total, Unit::columns, rows, std::min<index_t>(Unit::columns, s.kg() - k),
                                             dweight + (group * s.kg() + k) * s.cg() + c, s.cg(), rows);
     });
@@ -215,7 +217,7 @@ bool backward_weight_1x1(const ConvShape& s, const PackPixels<float>& dy, const 
             dbias[k] += bias_sums[(split * s.groups + group) * panels * Unit::columns + k % s.kg()];
         }
     }
-    return true;
+    return are_of_float32(largest_sum.value(), largest_dy.value());
 }
 
 }  // namespace npconv

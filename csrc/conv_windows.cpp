@@ -195,11 +195,13 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
     Scratch<Bfloat16Pair> weights(c.groups * panels * steps.chunks * weight_size);
     Scratch<float> biases(c.groups * panels * Unit::columns);
     biases.clear();
+    Largest largest_weight;
     parallel_for(c.groups * panels, static_cast<double>(steps.chunks * weight_size) * element_ns, [&](index_t task) {
         const index_t group = task / panels, m = task % panels * Unit::columns, channel = group * c.out_channels + m;
         const index_t count = std::min<index_t>(Unit::columns, c.out_channels - m);
         Scratch<float> packed(c.reduction() * Unit::columns);
         pack_weights(c, group, m, count, Unit::columns, packed.data());
+        largest_weight.add_rows(packed.data(), c.reduction());
         for (index_t chunk = 0; chunk < steps.chunks; ++chunk) {
             const index_t first = chunk * steps.chunk_channels;
             split_weights(c, steps, packed.data(), first, std::min(first + steps.chunk_channels, c.in_channels),
@@ -226,7 +228,7 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
         }
     }
 
-    FailedImages failed(c.images);
+    std::vector<Largest> largest(static_cast<std::size_t>(c.images));  // of the sums of each image
     const double task_ns = static_cast<double>(grid.block_rows * grid.block_cols * ceil_div(c.out_channels, parts)) *
                            static_cast<double>(c.reduction()) * fma_ns / 2;
     parallel_for(blocks * parts, task_ns, [&](index_t task) {
@@ -268,7 +270,7 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
                     for (std::size_t i = 0; i < tile.pieces; ++i) {
                         const Piece& piece = tiles.pieces[tile.first_piece + i];
                         const float* const from = tile_sums + piece.row * Unit::columns;
-                        if (unit.no_numbers(static_cast<int>(piece.rows), columns, from)) failed.add(piece.image);
+                        largest[static_cast<std::size_t>(piece.image)].add_rows(from, piece.rows, columns);
                         unit.add_rows(piece.rows, from, bias, chunk > 0, c.relu && chunk + 1 == steps.chunks,
                                       to + piece.to * Unit::columns);
                     }
@@ -284,7 +286,7 @@ std::vector<index_t> correlate_windows(const Correlation<float>& c) {
             }
         }
     });
-    return failed.list();
+    return images_to_make_anew(largest, largest_weight);
 }
 
 }  // namespace npconv

@@ -29,7 +29,7 @@ bool suits_windows(const Correlation<T>& c) {
     return fills(row_taps * c.in_channels, 32, 0.7) && (10 * c.h.out >= 7 * row || fills(c.h.out, 16, 0.5));
 }
 
-/// The correlation. Returns the images that have to be made anew (FailedImages).
+/// The correlation. Returns the images that have to be made anew (images_to_make_anew).
 std::vector<index_t> correlate_windows(const Correlation<float>& correlation);
 
 }  // namespace npconv

@@ -133,3 +133,35 @@ def test_with_relu_and_pooling_behind_it(dtype: type, kernel: int | tuple, strid
     np.testing.assert_array_equal(npconv.functional.conv2d_relu(x, weight, bias, stride, padding), np.maximum(y, 0))
     fused, _ = npconv.functional.conv2d_relu_max_pool2d(x, weight, bias, stride, padding, kernel_size=2)
     np.testing.assert_array_equal(fused, pooled)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("of_x", "of_weight"), [(1e-33, 1), (1e-37, 1), (1, 1e-33), (1e-36, 1e10), (1e-20, 1e-14)])
+def test_small_numbers_are_as_accurate(of_x: float, of_weight: float, kernel: int, stride: int) -> None:
+    """Their parts would be subnormal, which the unit takes for zero."""
+    x, weight, _ = arrays((3, 64, 14, 14), (64, 64, kernel, kernel), np.float32)
+    x, weight = (x * of_x).astype(np.float32), (weight * of_weight).astype(np.float32)
+    dy = (of_x * np.random.default_rng(7).standard_normal(reference.conv2d(x, weight, None, stride).shape)).astype("f4")
+    exact = [a.astype(float) for a in (dy, x / of_x, weight)]
+    expected = [reference.conv2d(x.astype(float), weight.astype(float), None, stride)]
+    expected += reference.conv2d_backward(*exact, stride)
+    actual = [npconv.conv2d(x, weight, None, stride, algorithm="gemm")]
+    actual += npconv.conv2d_backward(dy, exact[1].astype(np.float32), weight, stride, algorithm="gemm")
+    for result, wanted in zip(actual, expected, strict=True):
+        assert np.abs(result - wanted).max() <= 5e-6 * np.sqrt(np.mean(wanted**2))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
+def test_images_of_small_numbers_change_no_other(kernel: int, stride: int) -> None:
+    x, weight, bias = arrays((5, 64, 27, 27), (64, 64, kernel, kernel), np.float32)
+    y = npconv.conv2d(x, weight, bias, stride, algorithm="gemm")
+    x[1] *= 1e-33
+    x[3] = 0
+    x[4, :, :14] *= 1e-33
+    results = []
+    for count in (1, 2, 5):
+        with npconv.threads(count):
+            results.append(npconv.conv2d(x, weight, bias, stride, algorithm="gemm"))
+    np.testing.assert_array_equal(results[0][[0, 2]], y[[0, 2]])
+    np.testing.assert_array_equal(results[0][3], np.broadcast_to(bias[:, None, None], y[3].shape))
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()

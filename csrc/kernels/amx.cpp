@@ -127,14 +127,16 @@ void tile(int m, int n, index_t steps, const Unit::Operand& a, const Unit::Opera
     multiply(steps, a, b, c, accumulate);
 }
 
-std::uint32_t no_numbers(int m, int n, const float* c) {
-    std::uint32_t columns = 0;
-    for (int i = 0; i < m; ++i, c += Unit::columns) {
-        const __m512 left = _mm512_loadu_ps(c), right = _mm512_loadu_ps(c + 16);
-        columns |= _mm512_cmp_ps_mask(left, left, _CMP_UNORD_Q);
-        columns |= static_cast<std::uint32_t>(_mm512_cmp_ps_mask(right, right, _CMP_UNORD_Q)) << 16;
+void largest(index_t m, const float* c, std::uint32_t* bits) {
+    // As integers, magnitudes are in the same order, and NaN behind them all.
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i left = _mm512_setzero_si512(), right = _mm512_setzero_si512();
+    for (index_t i = 0; i < m; ++i, c += Unit::columns) {
+        left = _mm512_max_epu32(left, _mm512_and_si512(magnitude, _mm512_loadu_si512(c)));
+        right = _mm512_max_epu32(right, _mm512_and_si512(magnitude, _mm512_loadu_si512(c + 16)));
     }
-    return columns & (n < 32 ? (1u << n) - 1 : ~0u);
+    _mm512_storeu_si512(bits, left);
+    _mm512_storeu_si512(bits + 16, right);
 }
 
 void add_rows(index_t m, const float* c, const float* bias, bool accumulate, bool relu, float* to) {
@@ -149,6 +151,6 @@ void add_rows(index_t m, const float* c, const float* bias, bool accumulate, boo
 
 }  // namespace
 
-extern constexpr Bfloat16x3Kernels kernels_amx = {split_rows, split_columns, begin, end, tile, no_numbers, add_rows};
+extern constexpr Bfloat16x3Kernels kernels_amx = {split_rows, split_columns, begin, end, tile, largest, add_rows};
 
 }  // namespace npconv

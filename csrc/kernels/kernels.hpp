@@ -291,8 +291,8 @@ struct Bfloat16x3Kernels {
     /// and j < n <= columns; added to what is there if `accumulate`. Whole tiles are read and written.
     void (*tile)(int m, int n, index_t steps, const Operand& a, const Operand& b, float* c, bool accumulate);
 
-    /// A bit for each column j < n, set where c[i*columns + j] is no number for some i < m.
-    std::uint32_t (*no_numbers)(int m, int n, const float* c);
+    /// bits[j] = those of the largest magnitude of c[i*columns + j], i < m: of a NaN, if there is one.
+    void (*largest)(index_t m, const float* c, std::uint32_t* bits);
 
     /// to[i*columns + j] = base + c[i*columns + j] for i < m and all columns, or ReLU of that; base is what is there if
     /// `accumulate`, else bias[j].

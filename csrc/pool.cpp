@@ -85,11 +85,25 @@ void pool_row(const PoolShape& s, const std::vector<Columns>& columns, index_t o
     }
 }
 
+/// The same pooling without taps that meet no pixel in any window: a kernel may be much larger than its image.
+PoolShape without_idle_taps(PoolShape s) {
+    const auto cut = [](index_t in, index_t out, index_t stride, index_t dilation, index_t& kernel, index_t& pad) {
+        const index_t first = std::max<index_t>(pad - (out - 1) * stride, 0) / dilation;  // of the last window
+        const index_t last = std::min((in - 1 + pad) / dilation, kernel - 1);             // of the first one
+        kernel = std::max<index_t>(last - first + 1, 1);
+        pad -= first * dilation;
+    };
+    cut(s.h, s.oh, s.stride.h, s.dilation.h, s.kernel.h, s.pad.h);
+    cut(s.w, s.ow, s.stride.w, s.dilation.w, s.kernel.w, s.pad.w);
+    return s;
+}
+
 }  // namespace
 
 template <class T>
-void max_pool2d_forward(const PoolShape& s, const T* x, T* y, index_t* indices) {
+void max_pool2d_forward(const PoolShape& shape, const T* x, T* y, index_t* indices) {
     const TypedKernels<T>& kernel = kernels_of<T>();
+    const PoolShape s = without_idle_taps(shape);
     // Every plane is an image of one channel; the slab pads it with minus infinity.
     const Axis v = forward_axis(s.h, s.oh, s.kernel.h, s.stride.h, s.dilation.h, s.pad.h);
     const Axis h = forward_axis(s.w, s.ow, s.kernel.w, s.stride.w, s.dilation.w, s.pad.w);

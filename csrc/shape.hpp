@@ -39,17 +39,19 @@ void require(bool condition, const char* op, const Parts&... parts) {
     if (!condition) refuse(op, parts...);
 }
 
-/// The product of sizes, which must stay within the address space as an array of 8-byte elements.
+/// The product of sizes, which must stay within the address space as an array of 8-byte elements; so must, as NumPy
+/// wants it, the product of the others where one is 0.
 inline index_t checked_product(const char* op, const char* what, std::initializer_list<index_t> sizes) {
     constexpr index_t limit = std::numeric_limits<index_t>::max() / 16;
     index_t product = 1;
+    bool empty = false;
     for (const index_t size : sizes) {
-        if (size != 0 && product > limit / size) {
-            refuse(op, what, " would have more than 2**59 elements");
-        }
+        empty = empty || size == 0;
+        if (size == 0) continue;
+        if (product > limit / size) refuse(op, what, " would have more than 2**59 elements");
         product *= size;
     }
-    return product;
+    return empty ? 0 : product;
 }
 
 inline void require_at_least(const char* op, const char* name, Pair value, index_t least) {
@@ -138,8 +140,8 @@ inline ConvShape transposed_shape(const char* op, index_t n, index_t x_c, index_
     require_at_least(op, "output_padding", output_padding, 0);
     require_at_least(op, "padding (top, left)", {pad.top, pad.left}, 0);
     require_at_least(op, "padding (bottom, right)", {pad.bottom, pad.right}, 0);
-    require(groups >= 1 && x_c % groups == 0, op, "x has ", x_c, " channels, which groups=", groups,
-            " does not divide");
+    require(groups >= 1, op, "groups is ", groups, ", it must be at least 1");
+    require(x_c % groups == 0, op, "x has ", x_c, " channels, which groups=", groups, " does not divide");
     require(output_padding.h < std::max(stride.h, dilation.h) && output_padding.w < std::max(stride.w, dilation.w), op,
             "output_padding is ", output_padding, ", it must be smaller than stride ", stride, " or dilation ",
             dilation);

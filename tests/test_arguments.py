@@ -13,7 +13,7 @@ import npconv
 
 X, W, B = np.ones((2, 4, 8, 8), np.float32), np.ones((6, 4, 3, 3), np.float32), np.ones(6, np.float32)
 Y = np.ones((2, 6, 6, 6), np.float32)
-D = 2**28 - 1
+FAR, D = np.ones((4, 1, 2, 2), np.float32), 2**28
 
 
 def unaligned(a: np.ndarray) -> np.ndarray:
@@ -202,6 +202,24 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.conv2d(X, W, stride=(1, 2, 3)), ValueError, r"conv2d: stride is \(1, 2, 3\); needed is"),
         (lambda: npconv.conv2d(X, W, padding="full"), ValueError, "conv2d: padding is 'full'"),
         (lambda: npconv.conv2d(X, W, 0, padding="same", stride=2), ValueError, "padding='same' needs stride 1"),
+        (lambda: npconv.conv2d(X, W, stride=[1, [2, 3]]), TypeError, r"conv2d: stride is \[2, 3\]; needed is an int"),
+        (
+            lambda: npconv.conv2d(X, W, padding=[[1, 2], [3]]),
+            ValueError,
+            r"conv2d: padding is \[3\]; needed is an int or",
+        ),
+        (lambda: npconv.conv2d([[1, 2], [3]], W), ValueError, "conv2d: x is .*; needed is an array, all rows of the"),
+        (lambda: npconv.conv2d(X.astype("M8[s]"), W), TypeError, r"conv2d: x is datetime64\[s\], weight is float32"),
+        (lambda: npconv.conv2d(X, W, algorithm=["auto"]), ValueError, r"conv2d: algorithm is \['auto'\]; available"),
+        (lambda: npconv.conv2d(X, W, B[:5]), ValueError, r"conv2d: bias must have .*; it has \(5,\)"),
+        (lambda: npconv.batch_norm(X, eps=10**400), ValueError, "batch_norm: eps is beyond the range of float64"),
+        (lambda: npconv.conv_transpose2d(X, W[:4], groups=0), ValueError, "conv_transpose2d: groups is 0"),
+        (lambda: npconv.unfold(np.zeros((0, 4, 2, 2)), 2**31 - 1, padding=2**30), ValueError, "unfold: "),
+        (
+            lambda: npconv.max_pool2d_backward(np.ones((1, 2, 2)), np.full((1, 2, 2), 2**64 - 1, np.uint64), (1, 4, 4)),
+            ValueError,
+            "max_pool2d_backward: indices hold 18446744073709551615",
+        ),
         (lambda: npconv.conv2d(X, W, padding_mode="mirror"), ValueError, "conv2d: padding_mode is 'mirror'"),
         (lambda: npconv.conv2d(X, W, algorithm="fft"), ValueError, "conv2d: algorithm is 'fft'"),
         (lambda: npconv.conv_output_size(5, 3, 0), ValueError, "conv_output_size: stride is 0; it must be at least 1"),
@@ -242,22 +260,10 @@ def test_lists_are_arrays_too() -> None:
         (lambda: npconv.max_pool2d(X, 2**31 - 1), ValueError, "max_pool2d: "),
         (lambda: npconv.max_pool2d(X, 2**27, 1, 2**26), ValueError, "a window must span fewer than"),
         (lambda: npconv.max_pool2d(X, 2, 1, 1, 2**30), ValueError, "max_pool2d: the window spans"),
+        (lambda: npconv.conv_transpose2d(X[:, :, :1, :1], FAR, None, 1, D // 2, 0, 1, D), MemoryError, ""),
         (
-            lambda: npconv.conv2d_backward(
-                np.ones((1, 64, 1, 1)), np.ones((1, 1, 1, 1)), np.ones((64, 1, 2, 2)), 1, ((0, D), (0, D)), D
-            ),
-            MemoryError,
-            "",
-        ),
-        (
-            lambda: npconv.conv2d_backward(
-                np.ones((1, 1, 1, 1)),
-                np.ones((1, 1, 1, 1)),
-                np.ones((1, 1, 2, 2)),
-                1,
-                ((0, D), (0, D)),
-                D,
-                needs=(False, True, False),
+            lambda: npconv.conv_transpose2d_backward(
+                X[:, :1, :1, :1], X[:, :, :1, :1], FAR, 1, D // 2, 0, 1, D, needs=(False, True, False)
             ),
             MemoryError,
             "",

@@ -312,3 +312,43 @@ def test_an_infinity_stays_where_a_filter_sees_it() -> None:
     x[0, 0, 0, 5] = np.inf  # the last column, which the filter's first column never meets
     dweight = npconv.conv2d_backward(np.ones((1, 2, 5, 5)), x, np.ones((2, 1, 1, 2)), groups=2)[1]
     np.testing.assert_array_equal(dweight.ravel(), [25, np.inf, 25, 25])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [
+        ((3, 3), 1, 7, 7),  # wider than the image: only the middle tap meets it
+        ((3, 3), (2, 1), ((20, 0), (3, 3)), (10, 3)),
+        ((4, 2), 1, ((9, 2), (0, 9)), (4, 9)),
+        ((3, 5), (3, 2), ((4, 6), (40, 1)), (7, 9)),
+        ((2, 3), 1, 100, 100),
+        ((3, 3), 1, 2, 2),
+    ],
+)
+def test_taps_that_meet_no_pixel(
+    kernel: tuple, stride: int | tuple, padding: int | tuple, dilation: int | tuple
+) -> None:
+    """They are left out, and their weights get a gradient of zero."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 4, 6, 7)), rng.standard_normal((6, 2, *kernel))
+    places = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 2}
+    y = npconv.conv2d(x, weight, **places)
+    np.testing.assert_allclose(y, reference.conv2d(x, weight, **places), rtol=1e-12, atol=1e-12)
+    dy = rng.standard_normal(y.shape)
+    expected = reference.conv2d_backward(dy, x, weight, **places)
+    for actual, wanted in zip(npconv.conv2d_backward(dy, x, weight, **places), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-12, atol=1e-12)
+
+    pooled, taps = npconv.functional.conv2d_relu_max_pool2d(x, weight, **places, kernel_size=1)
+    np.testing.assert_array_equal(pooled, np.maximum(y, 0))
+    expected = npconv.conv2d_backward(np.where(y > 0, dy, 0), x, weight, **places)
+    actual = npconv.functional.conv2d_relu_max_pool2d_backward(dy, taps, x, weight, **places, kernel_size=1)
+    for gradient, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(gradient, wanted)
+
+
+def test_a_dilation_far_beyond_the_image() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((2, 4, 6, 7)), rng.standard_normal((6, 4, 3, 3))
+    y = npconv.conv2d(x, weight, padding=2**20, dilation=2**20)
+    np.testing.assert_array_equal(y, npconv.conv2d(x, weight[:, :, 1:2, 1:2]))

@@ -131,3 +131,23 @@ def test_single_image_and_empty_batch(rng: np.random.Generator) -> None:
     y, indices = npconv.max_pool2d(np.zeros((0, 3, 8, 8)), 2, return_indices=True)
     assert y.shape == indices.shape == (0, 3, 4, 4)
     assert npconv.max_pool2d_backward(y, indices, (0, 3, 8, 8)).shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((4001, 4001), (1, 1), (2000, 2000)), ((4001, 3), (700, 2), (1999, 1)), ((2, 5001), (1, 3), (1, 2500))],
+)
+def test_kernels_much_larger_than_the_image(kernel: tuple, stride: tuple, padding: tuple) -> None:
+    """They cost no more than small ones: taps that meet no pixel are left out."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 6))
+    y, indices = npconv.max_pool2d(x, kernel, stride, padding, return_indices=True)
+    assert y.shape[2:] == tuple(
+        (n + 2 * p - k) // s + 1 for n, p, k, s in zip((5, 6), padding, kernel, stride, strict=True)
+    )
+    for place in np.ndindex(y.shape[2:]):
+        start = [o * s - p for o, s, p in zip(place, stride, padding, strict=True)]
+        rows, columns = (slice(max(begin, 0), begin + k) for begin, k in zip(start, kernel, strict=True))
+        np.testing.assert_array_equal(y[(..., *place)], x[:, :, rows, columns].max(axis=(2, 3)))
+    np.testing.assert_array_equal(
+        np.take_along_axis(x.reshape(2, 3, 30), indices.reshape(2, 3, -1), 2), y.reshape(2, 3, -1)
+    )

@@ -60,12 +60,19 @@ struct type_caster<npconv::Needs>
 namespace npconv {
 
 /// `whose`: what else has this shape.
+inline std::string text_of(const py::object& sizes) { return py::str(py::tuple(sizes)).cast<std::string>(); }
+
 inline void require_shape(const char* op, const char* name, const py::array& array,
                           std::initializer_list<index_t> shape, const char* whose) {
     if (std::equal(shape.begin(), shape.end(), array.shape(), array.shape() + array.ndim())) return;
-    const auto text_of = [](const py::object& sizes) { return py::str(py::tuple(sizes)).cast<std::string>(); };
     refuse(op, name, " has shape ", text_of(array.attr("shape")), "; needed is that of ", whose, ", ",
            text_of(py::cast(std::vector<index_t>(shape))));
+}
+
+/// Refuses an array that is no row of `length` values, one for each of `what`.
+inline void require_row(const char* op, const char* name, const py::array& array, index_t length, const char* what) {
+    require(array.ndim() == 1 && array.shape(0) == length, op, name, " must have shape (", length,
+            ",), one value for each ", what, "; it has ", text_of(array.attr("shape")));
 }
 
 template <class T>

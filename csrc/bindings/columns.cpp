@@ -31,7 +31,7 @@ py::array col2im_(const py::array& col, std::array<index_t, 4> input_shape, Pair
     const index_t rows = checked_product("col2im", "col", {s.n, s.oh, s.ow});
     const index_t columns = checked_product("col2im", "col", {s.c, s.kh, s.kw});
     require(col.ndim() == 2 && col.shape(0) == rows && col.shape(1) == columns, "col2im", "col must have shape (", rows,
-            ", ", columns, ") for this input_shape and filter");
+            ", ", columns, ") for this input_shape and filter; it has ", text_of(col.attr("shape")));
     return with_type_of(col, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const pcol = borrow<T>(col, "col", 2);

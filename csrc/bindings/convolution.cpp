@@ -15,8 +15,7 @@ ConvShape conv_shape(const char* op, const py::array& x, const py::array& weight
 }
 
 void require_bias(const char* op, const ConvShape& s, const std::optional<py::array>& bias) {
-    require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.k), op, "bias must have shape (", s.k,
-            ",), one value for each output channel");
+    if (bias) require_row(op, "bias", *bias, s.k, "output channel");
 }
 
 py::array conv2d(const py::array& x, const py::array& weight, const std::optional<py::array>& bias, Pair stride,
@@ -70,8 +69,7 @@ py::array conv_transpose2d(const py::array& x, const py::array& weight, const st
                            Pair stride, Padding padding, Pair output_padding, Pair dilation, index_t groups) {
     const char* const op = "conv_transpose2d";
     const ConvShape s = transposed_shape(op, x, weight, stride, padding, output_padding, dilation, groups);
-    require(!bias || (bias->ndim() == 1 && bias->shape(0) == s.c), op, "bias must have shape (", s.c,
-            ",), one value for each output channel");
+    if (bias) require_row(op, "bias", *bias, s.c, "output channel");
     return with_type_of(x, [&](auto zero) -> py::array {
         using T = decltype(zero);
         const T* const px = borrow<T>(x, "x", 4);

@@ -22,8 +22,7 @@ ChannelShape channel_shape(const char* op, const py::array& x) {
 template <class T>
 const T* borrow_channels(const char* op, const std::optional<py::array>& array, const char* name, index_t channels) {
     if (!array) return nullptr;
-    require(array->ndim() == 1 && array->shape(0) == channels, op, name, " must have shape (", channels,
-            ",), one value for each channel");
+    require_row(op, name, *array, channels, "channel");
     return borrow<T>(*array, name, 1);
 }
 

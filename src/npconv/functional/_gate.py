@@ -33,8 +33,11 @@ def promote(op: str, names: tuple[str, ...], *arrays: ArrayLike) -> tuple[tuple[
     dtype = _core.ready_dtype(*arrays)
     if dtype is F32 or dtype is F64:  # nothing to do, and it is known at once: small networks are many small calls
         return cast("tuple[Array, ...]", arrays), dtype
-    given = [np.asarray(a) for a in arrays]
-    result = np.result_type(*(a.dtype for a in given))
+    given = [as_array(op, name, a) for name, a in zip(names, arrays, strict=True)]
+    try:
+        result = np.result_type(*(a.dtype for a in given))
+    except TypeError:  # of dates, for example
+        result = np.dtype(object)
     if result not in (F16, F32, F64):
         text = ", ".join(f"{name} is {array.dtype}" for name, array in zip(names, given, strict=True))
         raise TypeError(f"{op}: {text}; needed is float32, float64 or float16 (convert with .astype(np.float32))")
@@ -42,11 +45,18 @@ def promote(op: str, names: tuple[str, ...], *arrays: ArrayLike) -> tuple[tuple[
     return tuple(as_dtype(op, name, array, dtype) for name, array in zip(names, given, strict=True)), result
 
 
+def as_array(op: str, name: str, array: ArrayLike) -> Array:
+    try:
+        return np.asarray(array)
+    except ValueError:
+        raise ValueError(f"{op}: {name} is {array!r}; needed is an array, all rows of the same length") from None
+
+
 def as_dtype(op: str, name: str, array: ArrayLike, dtype: np.dtype[Any]) -> Array:
     """Return the array in `dtype`, C-contiguous and aligned; a copy only where it is not so yet."""
     if _core.ready_dtype(array) is dtype:
         return cast(Array, array)
-    array = np.asarray(array)
+    array = as_array(op, name, array)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} is {array.dtype}; needed are real numbers")
     return np.require(array, dtype, ["C", "A"])
@@ -60,6 +70,8 @@ def as_indices(op: str, indices: Array) -> Array:
     """Return the indices of the forward pass in int64, as they are if they are ready."""
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{op}: indices are {indices.dtype}; needed are the int64 indices of the forward pass")
+    if indices.dtype == np.uint64 and indices.size and indices.max() >= 2**63:
+        raise ValueError(f"{op}: indices hold {indices.max()}; needed are the int64 indices of the forward pass")
     return indices if _core.ready_dtype(indices) == I64 else np.require(indices, I64, ["C", "A"])
 
 
@@ -124,8 +136,17 @@ def as_float(op: str, name: str, value: Any) -> float:
         raise TypeError(f"{op}: {name} is {value!r}; needed is a number")
     try:
         return float(value)
+    except OverflowError:
+        raise ValueError(f"{op}: {name} is beyond the range of float64") from None
     except (TypeError, ValueError):
         raise TypeError(f"{op}: {name} is {value!r}; needed is a number") from None
+
+
+def _is_row(value: Any) -> bool:
+    """Return whether a value is a sequence of others."""
+    if isinstance(value, (str, bytes)):
+        return False
+    return isinstance(value, Sequence) or np.ndim(value) > 0
 
 
 def as_pair(op: str, name: str, value: Any) -> tuple[int, int]:
@@ -134,7 +155,7 @@ def as_pair(op: str, name: str, value: Any) -> tuple[int, int]:
         return value, value
     if type(value) is tuple and len(value) == 2:
         return as_int(op, name, value[0]), as_int(op, name, value[1])
-    if np.ndim(value) > 0 and not isinstance(value, (str, bytes)):
+    if _is_row(value):
         if len(value) != 2:
             raise ValueError(f"{op}: {name} is {value!r}; needed is an int or a pair (vertical, horizontal)")
         return as_int(op, name, value[0]), as_int(op, name, value[1])
@@ -164,8 +185,8 @@ def as_padding(
         # What is left over of an odd total goes to the bottom and to the right, as in PyTorch.
         total_h, total_w = dilation[0] * (kernel[-2] - 1), dilation[1] * (kernel[-1] - 1)
         return total_h // 2, total_h - total_h // 2, total_w // 2, total_w - total_w // 2
-    if isinstance(padding, (Sequence, np.ndarray)) and len(padding) == 2 and np.ndim(padding[0]) == 1:
-        if np.ndim(padding[1]) != 1:
+    if _is_row(padding) and len(padding) == 2 and _is_row(padding[0]):
+        if not _is_row(padding[1]):
             raise ValueError(f"{op}: padding is {padding!r}; needed is ((top, bottom), (left, right))")
         top, bottom = as_pair(op, "padding", padding[0])
         left, right = as_pair(op, "padding", padding[1])

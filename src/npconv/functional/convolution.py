@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from npconv import _core
@@ -72,7 +73,8 @@ def conv2d(
         ones, and from 12/S**2 input channels on; and, along columns alone, for 3x3 kernels of stride 1 with up to 16
         input and at least 8 output channels. In float32 the largest error, over the root mean square of the result, is
         below 5e-6, with "winograd4" and "auto" below 5e-5; an infinity or a NaN in x may spoil the whole tile with
-        Winograd's algorithm, and not only the pixels that see it.
+        Winograd's algorithm, and not only the pixels that see it, and so may values near the end of float32's range
+        (from 1e37 on).
 
     Returns
     -------
@@ -113,6 +115,9 @@ def convolve(
     chosen = _algorithm(op, algorithm, weight, (stride, pad, dilation, groups))
     if mode is not None:
         x, pad = _core.pad(op, x, pad, mode), _NO_PADDING
+    if dilation != (1, 1):
+        taps, pad = used_taps(x, weight, stride, pad, dilation)
+        weight = used(weight, taps)
     y = _core.conv2d(x, weight, as_bias(op, bias, x.dtype), stride, pad, dilation, groups, chosen, relu)
     return finish(y, dtype, single)
 
@@ -156,16 +161,73 @@ def conv2d_backward(
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     x, single = as_images(op, "x", x)
     dy = as_gradient(op, dy, x.dtype, single)
-    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
+    stride, pad, dilation, groups = geometry = geometry_of(op, weight, stride, padding, dilation, groups)
     chosen = _algorithm(op, algorithm, weight, geometry)
-    pads = geometry[1]
+    pads = pad
     if mode is not None:
-        x = _core.pad(op, x, pads, mode)
-        geometry = (geometry[0], _NO_PADDING, *geometry[2:])
-    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *geometry, as_needs(op, needs), chosen)
+        x, pad = _core.pad(op, x, pad, mode), _NO_PADDING
+    taps, pad = used_taps(x, weight, stride, pad, dilation)
+    dx, dweight, dbias = _core.conv2d_backward(
+        dy, x, used(weight, taps), stride, pad, dilation, groups, as_needs(op, needs), chosen
+    )
+    dweight = gradient_of_all(dweight, taps, weight)
     if dx is not None and mode is not None:
         dx = _core.pad_backward(op, dx, pads, mode)
     return finish_gradients(dtype, dx, dweight, dbias, single)
+
+
+Taps = tuple[slice, slice] | None  # rows and columns of a kernel; None: all
+
+
+def used_taps(
+    x: Array, weight: Array, stride: tuple[int, int], pad: tuple[int, int, int, int], dilation: tuple[int, int]
+) -> tuple[Taps, tuple[int, int, int, int]]:
+    """Return which taps of a kernel meet a pixel anywhere, and the padding that is left without the others.
+
+    A wide dilation may place most of them in the padding: of 3x3 taps on an image smaller than the dilation only the
+    middle one meets it, and the convolution is one of 1x1.
+    """
+    sizes, kernel = (height, width), (kh, kw) = x.shape[2:], weight.shape[2:]
+    if dilation[0] * (kh - 1) + stride[0] <= height and dilation[1] * (kw - 1) + stride[1] <= width:
+        return None, pad  # a window is smaller than the image
+    if dilation == (1, 1) or min(*sizes, *kernel, *stride, *dilation, min(pad) + 1) < 1:
+        return None, pad  # large kernels are rare, and the rest is refused
+    v, h = map(_used_along, sizes, kernel, stride, dilation, pad[::2], pad[1::2])
+    if v is None or h is None or (v[0], h[0]) == tuple(map(slice, (0, 0), kernel)):
+        return None, pad
+    return (v[0], h[0]), (*v[1:], *h[1:])
+
+
+def _used_along(
+    n: int, kernel: int, stride: int, dilation: int, before: int, behind: int
+) -> tuple[slice, int, int] | None:
+    """Return the same along one axis of n pixels: taps, padding before and behind; None if there is no result."""
+    reach = (n + before + behind - dilation * (kernel - 1) - 1) // stride * stride  # from the first result to the last
+    if reach < 0:
+        return None
+    last = min((n - 1 + before) // dilation, kernel - 1)  # that the first result has in the image
+    first = -(-max(before - reach, 0) // dilation)  # that the last one has, unless an image would have to be cut
+    first = min(first, before // dilation, last)
+    before -= first * dilation
+    behind = reach + 1 + dilation * (last - first) - n - before
+    if behind < 0:  # then more taps, or there would be more results
+        more = min(-(behind // dilation), kernel - 1 - last)
+        last, behind = last + more, behind + more * dilation
+    return slice(first, last + 1), before, max(behind, 0)
+
+
+def used(weight: Array, taps: Taps) -> Array:
+    """Return the weights of these taps."""
+    return weight if taps is None else np.ascontiguousarray(weight[:, :, taps[0], taps[1]])
+
+
+def gradient_of_all(dweight: Array | None, taps: Taps, weight: Array) -> Array | None:
+    """Return the gradient of all weights, from that of these taps: it is zero for the others."""
+    if dweight is None or taps is None:
+        return dweight
+    whole = np.zeros(weight.shape, dweight.dtype)
+    whole[:, :, taps[0], taps[1]] = dweight
+    return whole
 
 
 def _padding_mode(op: str, padding_mode: str) -> int | None:
@@ -178,7 +240,7 @@ def _padding_mode(op: str, padding_mode: str) -> int | None:
 
 def _algorithm(op: str, algorithm: str, weight: Array, geometry: tuple[Any, ...]) -> int:
     """Return the number of the algorithm in the compiled code; ValueError if it cannot compute this convolution."""
-    number = _ALGORITHMS.get(algorithm)
+    number = _ALGORITHMS.get(algorithm) if isinstance(algorithm, str) else None
     if number is None:
         raise ValueError(f"{op}: algorithm is {algorithm!r}; available are {', '.join(map(repr, _ALGORITHMS))}")
     stride, _, dilation, _ = geometry

@@ -21,7 +21,7 @@ from npconv.functional._gate import (
     require_axes,
     windows_of,
 )
-from npconv.functional.convolution import convolve
+from npconv.functional.convolution import convolve, gradient_of_all, used, used_taps
 
 _POOL_NAMES = "pool_stride", "pool_padding", "pool_dilation"
 
@@ -105,10 +105,14 @@ def conv2d_relu_max_pool2d(
     op = "conv2d_relu_max_pool2d"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     require_axes(op, "x", x, "(N, C, H, W)", 4)
-    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
+    stride, pad, dilation, groups = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
     bias = as_bias(op, bias, x.dtype)
-    y, taps = _core.conv2d_relu_max_pool2d(x, weight, bias, *geometry, *windows, bool(ceil_mode), bool(return_taps))
+    of_kernel, pad = used_taps(x, weight, stride, pad, dilation)
+    geometry = stride, pad, dilation, groups
+    y, taps = _core.conv2d_relu_max_pool2d(
+        x, used(weight, of_kernel), bias, *geometry, *windows, bool(ceil_mode), bool(return_taps)
+    )
     return finish(y, dtype), taps
 
 
@@ -157,13 +161,16 @@ def conv2d_relu_max_pool2d_backward(
     op = "conv2d_relu_max_pool2d_backward"
     (x, weight), dtype = promote(op, ("x", "weight"), x, weight)
     require_axes(op, "x", x, "(N, C, H, W)", 4)
-    geometry = geometry_of(op, weight, stride, padding, dilation, groups)
+    stride, pad, dilation, groups = geometry_of(op, weight, stride, padding, dilation, groups)
     windows = windows_of(op, kernel_size, _POOL_NAMES, pool_stride, pool_padding, pool_dilation)
     dy, taps = as_dtype(op, "dy", dy, x.dtype), np.asarray(taps)
     if taps.dtype != np.int32:
         raise TypeError(f"{op}: taps are {taps.dtype}; needed are the int32 taps of conv2d_relu_max_pool2d")
     taps = np.require(taps, requirements=["C", "A"])
+    of_kernel, pad = used_taps(x, weight, stride, pad, dilation)
+    geometry = stride, pad, dilation, groups
     dx, dweight, dbias = _core.conv2d_relu_max_pool2d_backward(
-        dy, taps, x, weight, *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
+        dy, taps, x, used(weight, of_kernel), *geometry, *windows, bool(ceil_mode), as_needs(op, needs)
     )
+    dweight = gradient_of_all(dweight, of_kernel, weight)
     return finish_gradients(dtype, dx, dweight, dbias)

@@ -45,9 +45,11 @@ def fuse(layers: Iterable[Any], kinds: tuple[type, type, type]) -> list[Any]:
             conv, pool, relu = row
         else:
             continue
-        height, width = as_pair("max_pool2d", "kernel_size", pool.window[0])
-        full = not np.any(pool.window[2]) or np.max(pool.window[3]) == 1  # no window without a pixel
-        fits = not pool.return_indices and height * width < 255 and full
+        kernel_size, _, padding, dilation, _ = pool.window
+        height, width = as_pair("max_pool2d", "kernel_size", kernel_size)
+        padded = as_pair("max_pool2d", "padding", padding) != (0, 0)
+        dilated = as_pair("max_pool2d", "dilation", dilation) != (1, 1)
+        fits = not pool.return_indices and height * width < 255 and not (padded and dilated)
         if conv.padding_mode == "zeros" and conv.algorithm == "auto" and fits:
             steps[-3:] = [ConvolutionReluPooling(conv, relu, pool, row)]
     for i in reversed(range(len(steps) - 1)):

@@ -128,15 +128,17 @@ void tile(int m, int n, index_t steps, const Unit::Operand& a, const Unit::Opera
 }
 
 void largest(index_t m, const float* c, std::uint32_t* bits) {
+    using S = Simd<float, 64>;
     // As integers, magnitudes are in the same order, and NaN behind them all.
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i left = _mm512_setzero_si512(), right = _mm512_setzero_si512();
+    S::IntVector most[2] = {};
     for (index_t i = 0; i < m; ++i, c += Unit::columns) {
-        left = _mm512_max_epu32(left, _mm512_and_si512(magnitude, _mm512_loadu_si512(c)));
-        right = _mm512_max_epu32(right, _mm512_and_si512(magnitude, _mm512_loadu_si512(c + 16)));
+        NPCONV_UNROLL
+        for (int v = 0; v < 2; ++v) {
+            const S::IntVector magnitudes = reinterpret_cast<S::IntVector>(S::load(c + 16 * v)) & 0x7fffffff;
+            most[v] = magnitudes > most[v] ? magnitudes : most[v];
+        }
     }
-    _mm512_storeu_si512(bits, left);
-    _mm512_storeu_si512(bits + 16, right);
+    __builtin_memcpy(bits, most, sizeof most);
 }
 
 void add_rows(index_t m, const float* c, const float* bias, bool accumulate, bool relu, float* to) {

@@ -120,6 +120,9 @@ struct TypedKernels {
     /// `lanes` elements behind each segment are read, and behind the last row written.
     void (*pack_columns)(index_t kc, const T* src, const index_t* src_row, const Segment* segments, int count, T* dst);
 
+    /// dst[k*nr + j] = src[k*ld_src + j] for k < kc, j < nr.
+    void (*pack_rows)(index_t kc, const T* src, index_t ld_src, T* dst);
+
     /// The way back, adding up: dst[dst_row[k] + segment.at ...] += src[k*nr + segment.column ...] for each segment;
     /// first for k = 0, apart, 2*apart, ..., then for k = 1, 1 + apart, ...
     void (*add_columns)(index_t kc, const T* src, const Segment* segments, int count, T* dst, const index_t* dst_row,

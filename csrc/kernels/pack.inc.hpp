@@ -22,6 +22,15 @@ void pack_columns(index_t kc, const T* src, const index_t* src_row, const Segmen
     }
 }
 
+template <class T, int Bytes, int NV>
+void pack_rows(index_t kc, const T* src, index_t ld_src, T* dst) {
+    using S = Simd<T, Bytes>;
+    for (index_t k = 0; k < kc; ++k, src += ld_src, dst += NV * S::lanes) {
+        NPCONV_UNROLL
+        for (int v = 0; v < NV; ++v) S::store(dst + v * S::lanes, S::load(src + v * S::lanes));
+    }
+}
+
 /// to[j] = from[j] + base, or + to[j], or ReLU of that, for j < n: vectors of Lanes elements, then of half as many, and
 /// so on.
 template <class T, int Lanes>

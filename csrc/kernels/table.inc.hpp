@@ -47,6 +47,7 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.nr = NV * Simd<T, Bytes>::lanes;
     fill_tiles<T, Bytes, MR, NV>(kernels);
     kernels.pack_columns = pack_columns<T, Bytes, NV>;
+    kernels.pack_rows = pack_rows<T, Bytes, NV>;
     kernels.add_columns = add_columns<T, Bytes, NV>;
     kernels.store_columns = store_columns<T, Bytes>;
     kernels.pack_transposed = pack_transposed<T, Bytes>;

@@ -304,10 +304,14 @@ def test_build_info() -> None:
 def test_every_instruction_set_passes_the_same_tests(isa: str) -> None:
     code = "import npconv; print(npconv.build_info()['isa_in_use'])"
     assert run_python(code, NPCONV_ISA=isa).stdout.strip() == isa
+    if isa == npconv.build_info()["isa_in_use"]:
+        return  # the tests around this one are run with it
     names = (
         "conv",
         "conv_amx",
         "conv_batch",
+        "conv_dilated_patches",
+        "conv_phases",
         "winograd",
         "pool",
         "operators",
@@ -348,7 +352,8 @@ def instruction_sets() -> list[tuple[str, list[str]]]:
 def test_kernel_objects_export_one_symbol(tmp_path: Path, isa: str, flags: list[str]) -> None:
     """Anything else could be merged with another file's copy and run instructions that the CPU lacks."""
     source, target = ROOT / "csrc" / "kernels" / f"{isa}.cpp", tmp_path / "kernels.o"
-    command = ["c++", "-std=c++17", "-O1", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(target)]
+    # Not optimised: every copy that could be merged is there.
+    command = ["c++", "-std=c++17", "-O0", "-fno-math-errno", "-fPIC", *flags, "-c", str(source), "-o", str(target)]
     subprocess.run(command, check=True, timeout=300)
     listing = subprocess.run(["nm", "-g", "-C", str(target)], check=True, capture_output=True, text=True).stdout
     symbols = [line.split(maxsplit=1) for line in listing.splitlines() if " U " not in line]

@@ -30,6 +30,9 @@ constexpr int no_tap = 255;  ///< a maximum that ReLU cuts
 
 /// How many taps, one below the other, are met together at most.
 constexpr int longest_run = 7;
+/// The largest stride of pixels that planes are read at as they lie; runs are shorter then.
+constexpr int longest_stride = 2;
+constexpr int longest_strided_run = 5;
 
 /// A form of Winograd's algorithm, for kernels of `kernel` x `kernel` taps and a stride: `tile` x `tile` outputs from
 /// size x size inputs, by as many products.
@@ -166,17 +169,25 @@ struct TypedKernels {
     /// tap in word[w/4] is first + d, else 0. All are [pixel][nr].
     void (*unpool_pixels)(index_t count, index_t width, const T* dy, const TapWord* word, int first, T* out);
 
-    /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * row[i + t][column[r] + j], for i <
-    /// rows and j < n; pixels outside of [0, width) count as 0. The index of the table is `run`. Whole vectors are
-    /// read.
-    void (*weighted_rows[longest_run + 1])(index_t runs, const T* const* row, const index_t* column, index_t width,
-                                           const T* weight, T bias, bool relu, index_t rows, index_t n, T* y,
-                                           index_t ld_y);
+    /// y[i*ld_y + j] = bias + the sum over r < runs, t < run of weight[r*run + t] * row[i*stride + t][column[r] +
+    /// j*stride], for i < rows and j < n; pixels outside of [0, width) count as 0. The indices of the table are
+    /// `stride` and `run`. Whole vectors are read.
+    void (*weighted_rows[longest_stride + 1][longest_run + 1])(index_t runs, const T* const* row, const index_t* column,
+                                                               index_t width, const T* weight, T bias, bool relu,
+                                                               index_t rows, index_t n, T* y, index_t ld_y);
 
-    /// The way back: sums[r*run + t] += the sum over i < rows, j < n of dy[i*ld_dy + j] * x[offset[r] + (i + t)*ld_x +
-    /// j], for r < runs and t < run. Whole vectors are read.
-    void (*products_of_runs[longest_run + 1])(index_t runs, const T* x, const index_t* offset, const T* dy,
-                                              index_t ld_dy, index_t rows, index_t ld_x, index_t n, T* sums);
+    /// The same of stride 1 for two phases: even_runs give the even columns of y, the odd_runs behind them the odd
+    /// ones.
+    void (*alternating_rows[longest_strided_run + 1])(index_t even_runs, index_t odd_runs, const T* const* row,
+                                                      const index_t* column, index_t width, const T* weight, T bias,
+                                                      bool relu, index_t rows, index_t n, T* y, index_t ld_y);
+
+    /// The way back: what has to be added to the gradient of weight[r*run + t], the sum over i < rows, j < n of
+    /// dy[i*ld_dy + j] * row[i*stride + t][column[r] + j*stride], is added to the `lanes` elements from
+    /// sums[(r*run + t)*lanes] on, in parts. Whole vectors are read.
+    void (*products_of_runs[longest_stride + 1][longest_run + 1])(index_t runs, const T* const* row,
+                                                                  const index_t* column, index_t width, const T* dy,
+                                                                  index_t ld_dy, index_t rows, index_t n, T* sums);
 
     /// For several planes and any taps: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] *
     /// x[offset[t] + i*ld_x + j], for p < planes. Whole vectors are read.

@@ -180,16 +180,6 @@ void pack_transposed(const T* src, index_t ld_src, index_t rows, index_t columns
     }
 }
 
-/// A vector of every Stride-th element: 1, 2 or 4.
-template <class S, int Stride, class T>
-inline typename S::Vector every(const T* from) {
-    if constexpr (Stride == 1) {
-        return S::load(from);
-    } else {
-        return S::even(every<S, Stride / 2>(from), every<S, Stride / 2>(from + S::lanes * Stride / 2));
-    }
-}
-
 /// `Stride` is the stride, or 0 for any.
 template <class T, int Bytes, int Stride>
 void copy_rows_of_stride(const T* src, const T* src_end, index_t ld_src, index_t stride, index_t rows, index_t n,
@@ -203,7 +193,7 @@ void copy_rows_of_stride(const T* src, const T* src_end, index_t ld_src, index_t
         index_t x = 0;
         if constexpr (Stride > 0) {
             for (; x < n && src_end - src >= (x + lanes) * Stride; x += lanes) {
-                S::store(dst + left + x, every<S, Stride>(src + x * Stride));
+                S::store(dst + left + x, S::template load_every<Stride>(src + x * Stride));
             }
         }
         for (; x + 8 <= n; x += 8) {

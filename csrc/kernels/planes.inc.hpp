@@ -7,139 +7,247 @@
 namespace npconv {
 namespace {
 
+// The pixels of a row that a vector of results meets: every Stride-th from column `at` on, and those next to them.
+// There are three ways to get them: as they lie, where all are within the row; with those beyond its edges masked; and
+// picked out of the one vector that holds a short row.
+
+template <class T, int Bytes, int Stride>
+struct PixelsAsTheyLie {
+    using S = Simd<T, Bytes>;
+    using Vector = typename S::Vector;
+    index_t at;
+
+    NPCONV_INLINE void load(const T* row, Vector (&pixels)[1]) const {
+        pixels[0] = S::template load_every<Stride>(row + at);
+    }
+    NPCONV_INLINE void load(const T* row, Vector (&pixels)[2]) const {
+        static_assert(Stride == 2);  // they are the even and the odd ones of the same vectors
+        const Vector lower = S::load(row + at), upper = S::load(row + at + S::lanes);
+        pixels[0] = S::even(lower, upper);
+        pixels[1] = S::odd(lower, upper);
+    }
+};
+
+template <class T, int Bytes, int Stride>
+struct PixelsMasked {
+    using S = Simd<T, Bytes>;
+    PixelsAsTheyLie<T, Bytes, Stride> all;
+    typename S::IntVector mask[2];
+
+    PixelsMasked(index_t at, index_t width, typename S::IntVector wanted) : all{at} {
+        NPCONV_UNROLL
+        for (int c = 0; c < 2; ++c, ++at) {
+            const index_t end = (width - at + Stride - 1) / Stride;
+            mask[c] = wanted & S::first(end < S::lanes ? end : S::lanes) & ~S::first((Stride - 1 - at) / Stride);
+        }
+    }
+    template <int Columns>
+    NPCONV_INLINE void load(const T* row, typename S::Vector (&pixels)[Columns]) const {
+        all.load(row, pixels);
+        NPCONV_UNROLL
+        for (int c = 0; c < Columns; ++c) pixels[c] = S::masked(pixels[c], mask[c]);
+    }
+};
+
+/// Calls body(pixels_at), where pixels_at(column) is one of them for rows of `width` pixels; `wanted` are the lanes of
+/// which not all pixels are 0.
+template <class T, int Bytes, int Stride, class Body>
+NPCONV_INLINE void with_pixels(index_t width, bool whole, typename Simd<T, Bytes>::IntVector wanted, Body&& body) {
+    if (whole) {
+        body([](index_t at) { return PixelsAsTheyLie<T, Bytes, Stride>{at}; });
+    } else {
+        body([=](index_t at) { return PixelsMasked<T, Bytes, Stride>(at, width, wanted); });
+    }
+}
+
+/// The columns of the results whose vectors, from there on, meet pixels within [0, width) alone.
+struct WholeColumns {
+    index_t begin, end;
+
+    WholeColumns(index_t runs, const index_t* column, index_t width, index_t stride, index_t lanes) {
+        index_t leftmost = 0, rightmost = 0;
+        for (index_t k = 0; k < runs; ++k) {
+            leftmost = column[k] < leftmost ? column[k] : leftmost;
+            rightmost = column[k] > rightmost ? column[k] : rightmost;
+        }
+        begin = (-leftmost + stride - 1) / stride;
+        const index_t last = width - 1 - rightmost - (lanes - 1) * stride;
+        end = last < 0 ? 0 : last / stride + 1;
+    }
+    bool contain(index_t j) const { return begin <= j && j < end; }
+};
+
 /// Rows [first, rows): in blocks of R, what is left of them in blocks of half as many, and so on. A block, and the last
 /// vector of a row, may overlap the one before: the same sums again are cheaper than parts of them. A pixel is loaded
-/// once for all the taps of a run, which meet it on behalf of one row after the other. Vectors of results within
-/// [whole_from, whole_to) meet pixels within [0, width) alone.
-template <class T, int Bytes, int Run, int R>
-void weighted_rows_from(index_t first, index_t whole_from, index_t whole_to, index_t runs, const T* const* row,
+/// once for all the taps of a run, which meet it on behalf of one row after the other. There are runs for each of
+/// `Phases` sets of results, which alternate along the rows of y.
+template <class T, int Bytes, int Stride, int Phases, int Run, int R>
+void weighted_rows_from(index_t first, WholeColumns whole, const index_t (&runs)[Phases], const T* const* row,
                         const index_t* column, index_t width, const T* weight, T bias, bool relu, index_t rows,
                         index_t n, T* y, index_t ld_y) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
-    constexpr int lanes = S::lanes;
-    constexpr index_t line = 64 / sizeof(T);  // of the cache
+    constexpr int lanes = S::lanes, read = (R - 1) * Stride + Run;
+    constexpr index_t line = 64 / sizeof(T);            // of the cache
+    const index_t results = (n + Phases - 1) / Phases;  // of a phase, along a row
     for (; rows - first >= R || (rows - first > R / 2 && rows >= R); first += R) {
         if (rows - first < R) first = rows - R;
-        const T* from[R + Run - 1];
+        const T* from[read];
         NPCONV_UNROLL
-        for (int r = 0; r < R + Run - 1; ++r) from[r] = row[first + r];
-        for (index_t next = 0; next < n; next += lanes) {
-            const index_t j = n - next < lanes && n >= lanes ? n - lanes : next;
-            Vector sum[R];
+        for (int r = 0; r < read; ++r) from[r] = row[first * Stride + r];
+        for (index_t next = 0; next < results; next += lanes) {
+            const index_t j = results - next < lanes && results >= lanes ? results - lanes : next;
+            Vector sum[Phases][R];
             NPCONV_UNROLL
-            for (int r = 0; r < R; ++r) sum[r] = S::broadcast(bias);
-            // Long rows are as many streams as the block has rows, more than a CPU fetches ahead by itself.
-            if (n > 2 * line && j % line == 0 && first + 2 * R <= rows) {
+            for (int q = 0; q < Phases; ++q) {
                 NPCONV_UNROLL
-                for (int r = 0; r < R; ++r) __builtin_prefetch(row[first + R + Run - 1 + r] + j);
+                for (int r = 0; r < R; ++r) sum[q][r] = S::broadcast(bias);
             }
-            const auto add = [&](auto inside) {
-                for (index_t k = 0; k < runs; ++k) {
-                    const index_t at = column[k] + j;
-                    const auto lanes_of = inside(at);
-                    Vector w[Run];
+            // Long rows are as many streams as the block has rows, more than a CPU fetches ahead by itself.
+            if (results > 2 * line && j % line == 0 && first + 2 * R <= rows) {
+                NPCONV_UNROLL
+                for (int r = read; r < read + R * Stride; ++r) __builtin_prefetch(row[first * Stride + r] + j * Stride);
+            }
+            const auto meet = [&](const T* w0, const auto& source, auto& pixels, Vector(&to)[R]) {
+                constexpr int columns = sizeof pixels / sizeof(Vector);
+                Vector w[columns][Run];
+                NPCONV_UNROLL
+                for (int c = 0; c < columns; ++c) {
                     NPCONV_UNROLL
-                    for (int t = 0; t < Run; ++t) w[t] = S::broadcast(weight[k * Run + t]);
+                    for (int t = 0; t < Run; ++t) w[c][t] = S::broadcast(w0[c * Run + t]);
+                }
+                NPCONV_UNROLL
+                for (int p = 0; p < read; ++p) {
+                    source.load(from[p], pixels);
                     NPCONV_UNROLL
-                    for (int p = 0; p < R + Run - 1; ++p) {
-                        const Vector pixels = lanes_of(S::load(from[p] + at));
+                    for (int c = 0; c < columns; ++c) {
                         NPCONV_UNROLL
-                        for (int t = 0; t < Run; ++t) {
-                            if (p - t >= 0 && p - t < R) sum[p - t] += w[t] * pixels;
+                        for (int t = p % Stride; t < Run; t += Stride) {
+                            if (p - t >= 0 && p - t < R * Stride) to[(p - t) / Stride] += w[c][t] * pixels[c];
                         }
                     }
                 }
             };
-            if (j >= whole_from && j + lanes <= whole_to) {
-                add([](index_t) { return [](Vector v) { return v; }; });
-            } else {
-                add([&](index_t at) {
-                    const auto mask = S::first(width - at < lanes ? width - at : lanes) & ~S::first(-at);
-                    return [mask](Vector v) { return S::masked(v, mask); };
-                });
-            }
-            T* const to = y + first * ld_y + j;
+            const auto add = [&](auto pixels_at) {
+                index_t k = 0, end = 0;
+                NPCONV_UNROLL
+                for (int q = 0; q < Phases; ++q) {
+                    end += runs[q];
+                    if constexpr (Stride == 2) {
+                        Vector pixels[2];
+                        for (; k + 1 < end && column[k + 1] == column[k] + 1; k += 2) {
+                            meet(weight + k * Run, pixels_at(column[k] + j * Stride), pixels, sum[q]);
+                        }
+                    }
+                    Vector pixels[1];
+                    for (; k < end; ++k) meet(weight + k * Run, pixels_at(column[k] + j * Stride), pixels, sum[q]);
+                }
+            };
+            with_pixels<T, Bytes, Stride>(width, whole.contain(j), ~typename S::IntVector{}, add);
+            T* const to = y + first * ld_y + j * Phases;
             // Rows shorter than a vector are written beyond their ends where the next row follows at once.
-            const index_t end = ld_y == n ? (R - 1) * ld_y + n : 0;
+            const index_t end = ld_y == n && Phases == 1 ? (R - 1) * ld_y + n : 0;
             NPCONV_UNROLL
             for (int r = 0; r < R; ++r) {
-                if (relu) sum[r] = S::relu(sum[r]);
-                if (n >= lanes || r * ld_y + lanes <= end) {
-                    S::store(to + r * ld_y, sum[r]);
-                } else {
-                    S::store_part(to + r * ld_y, sum[r], n);
+                Vector result[Phases];
+                NPCONV_UNROLL
+                for (int q = 0; q < Phases; ++q) result[q] = relu ? S::relu(sum[q][r]) : sum[q][r];
+                if constexpr (Phases == 2) {
+                    const Vector even = result[0], odd = result[1];
+                    result[0] = S::interleave_lower(even, odd);
+                    result[1] = S::interleave_upper(even, odd);
+                }
+                NPCONV_UNROLL
+                for (int q = 0; q < Phases; ++q) {
+                    T* const at = to + r * ld_y + q * lanes;
+                    const index_t left = n - j * Phases - q * lanes;
+                    if (left >= lanes || r * ld_y + lanes <= end) {
+                        S::store(at, result[q]);
+                    } else if (left > 0) {
+                        S::store_part(at, result[q], left);
+                    }
                 }
             }
         }
     }
     if constexpr (R > 1) {
-        weighted_rows_from<T, Bytes, Run, R / 2>(first, whole_from, whole_to, runs, row, column, width, weight, bias,
-                                                 relu, rows, n, y, ld_y);
+        weighted_rows_from<T, Bytes, Stride, Phases, Run, R / 2>(first, whole, runs, row, column, width, weight, bias,
+                                                                 relu, rows, n, y, ld_y);
     }
+}
+
+template <class T, int Bytes, int Stride, int Run, int R>
+void weighted_rows(index_t runs, const T* const* row, const index_t* column, index_t width, const T* weight, T bias,
+                   bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
+    const WholeColumns whole(runs, column, width, Stride, Simd<T, Bytes>::lanes);
+    weighted_rows_from<T, Bytes, Stride, 1, Run, R>(0, whole, {runs}, row, column, width, weight, bias, relu, rows, n,
+                                                    y, ld_y);
 }
 
 template <class T, int Bytes, int Run, int R>
-void weighted_rows(index_t runs, const T* const* row, const index_t* column, index_t width, const T* weight, T bias,
-                   bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
-    index_t leftmost = 0, rightmost = 0;
-    for (index_t k = 0; k < runs; ++k) {
-        leftmost = column[k] < leftmost ? column[k] : leftmost;
-        rightmost = column[k] > rightmost ? column[k] : rightmost;
-    }
-    weighted_rows_from<T, Bytes, Run, R>(0, -leftmost, width - rightmost, runs, row, column, width, weight, bias, relu,
-                                         rows, n, y, ld_y);
+void alternating_rows(index_t even_runs, index_t odd_runs, const T* const* row, const index_t* column, index_t width,
+                      const T* weight, T bias, bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
+    const WholeColumns whole(even_runs + odd_runs, column, width, 1, Simd<T, Bytes>::lanes);
+    weighted_rows_from<T, Bytes, 1, 2, Run, R>(0, whole, {even_runs, odd_runs}, row, column, width, weight, bias, relu,
+                                               rows, n, y, ld_y);
 }
 
 /// Adds to the sums of G runs what n columns of R rows at a time give, then of half as many rows, and so on.
-template <class T, int Bytes, int Run, int G, int R>
-NPCONV_INLINE void add_products(const T* x, const index_t* offset, const T* dy, index_t ld_dy, index_t rows,
-                                index_t ld_x, index_t n, typename Simd<T, Bytes>::IntVector inside,
+template <class T, int Bytes, int Stride, int Run, int G, int R>
+NPCONV_INLINE void add_products(WholeColumns whole, const T* const* row, const index_t* column, index_t width,
+                                const T* dy, index_t ld_dy, index_t rows, index_t n,
                                 typename Simd<T, Bytes>::Vector (&sum)[G][Run]) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
-    constexpr int lanes = S::lanes;
-    const auto add = [&](index_t j, auto lanes_of) {
-        Vector gradient[R];
-        NPCONV_UNROLL
-        for (int r = 0; r < R; ++r) gradient[r] = lanes_of(S::load(dy + r * ld_dy + j));
-        NPCONV_UNROLL
-        for (int g = 0; g < G; ++g) {
-            const T* const from = x + offset[g] + j;
-            Vector pixels[R + Run - 1];
+    constexpr int lanes = S::lanes, read = (R - 1) * Stride + Run;
+    for (; rows >= R; rows -= R, row += R * Stride, dy += R * ld_dy) {
+        for (index_t j = 0; j < n; j += lanes) {
+            // What is beyond the end of a row may be an infinity, which times 0 would not be 0.
+            const auto inside = S::first(n - j < lanes ? n - j : lanes);
+            Vector gradient[R];
             NPCONV_UNROLL
-            for (int r = 0; r < R + Run - 1; ++r) pixels[r] = lanes_of(S::load(from + r * ld_x));
-            NPCONV_UNROLL
-            for (int r = 0; r < R; ++r) {
+            for (int r = 0; r < R; ++r) gradient[r] = S::masked(S::load(dy + r * ld_dy + j), inside);
+            with_pixels<T, Bytes, Stride>(width, n - j >= lanes && whole.contain(j), inside, [&](auto pixels_at) {
                 NPCONV_UNROLL
-                for (int t = 0; t < Run; ++t) sum[g][t] += gradient[r] * pixels[r + t];
-            }
+                for (int g = 0; g < G; ++g) {
+                    const auto source = pixels_at(column[g] + j * Stride);
+                    NPCONV_UNROLL
+                    for (int p = 0; p < read; ++p) {
+                        Vector pixels[1];
+                        source.load(row[p], pixels);
+                        NPCONV_UNROLL
+                        for (int t = p % Stride; t < Run; t += Stride) {
+                            if (p - t >= 0 && p - t < R * Stride) sum[g][t] += gradient[(p - t) / Stride] * pixels[0];
+                        }
+                    }
+                }
+            });
         }
-    };
-    for (; rows >= R; rows -= R, x += R * ld_x, dy += R * ld_dy) {
-        index_t j = 0;
-        for (; n - j >= lanes; j += lanes) add(j, [](Vector v) { return v; });
-        if (j < n) add(j, [inside](Vector v) { return S::masked(v, inside); });
     }
-    if constexpr (R > 1) add_products<T, Bytes, Run, G, R / 2>(x, offset, dy, ld_dy, rows, ld_x, n, inside, sum);
+    if constexpr (R > 1) {
+        add_products<T, Bytes, Stride, Run, G, R / 2>(whole, row, column, width, dy, ld_dy, rows, n, sum);
+    }
 }
 
 /// G runs at a time, what is left of them one by one.
-template <class T, int Bytes, int Run, int G>
-void products_of_runs(index_t runs, const T* x, const index_t* offset, const T* dy, index_t ld_dy, index_t rows,
-                      index_t ld_x, index_t n, T* sums) {
+template <class T, int Bytes, int Stride, int Run, int G>
+void products_of_runs(index_t runs, const T* const* row, const index_t* column, index_t width, const T* dy,
+                      index_t ld_dy, index_t rows, index_t n, T* sums) {
     using S = Simd<T, Bytes>;
     constexpr int lanes = S::lanes;
-    // Beyond the end of a row there may be an infinity, which times 0 would not be 0.
-    const auto inside = S::first(n % lanes);
-    for (; runs >= G; runs -= G, offset += G) {
+    for (; runs >= G; runs -= G, column += G) {
         typename S::Vector sum[G][Run] = {};
-        add_products<T, Bytes, Run, G, 4>(x, offset, dy, ld_dy, rows, ld_x, n, inside, sum);
+        const WholeColumns whole(G, column, width, Stride, lanes);
+        add_products<T, Bytes, Stride, Run, G, 4>(whole, row, column, width, dy, ld_dy, rows, n, sum);
+        NPCONV_UNROLL
         for (int g = 0; g < G; ++g) {
-            for (int t = 0; t < Run; ++t) *sums++ += sum_of_lanes<T, lanes>(sum[g][t]);
+            NPCONV_UNROLL
+            for (int t = 0; t < Run; ++t, sums += lanes) S::store(sums, S::load(sums) + sum[g][t]);
         }
     }
-    if constexpr (G > 1) products_of_runs<T, Bytes, Run, 1>(runs, x, offset, dy, ld_dy, rows, ld_x, n, sums);
+    if constexpr (G > 1) {
+        products_of_runs<T, Bytes, Stride, Run, 1>(runs, row, column, width, dy, ld_dy, rows, n, sums);
+    }
 }
 
 /// For M planes of dy: taps in blocks of K, what is left of them in blocks of half as many, and so on.

@@ -42,7 +42,7 @@ void pool_rows(int count, const T* x, const index_t* offset, const std::int32_t*
             const T* const pixels = x + Stride * j;
             const auto pixels_of = [&](int t) {
                 const T* const from = pixels + offset[t];
-                return Stride == 1 ? S::load(from) : S::even(S::load(from), S::load(from + lanes));
+                return S::template load_every<Stride>(from);
             };
             // Which pixel it is only matters if some tap is more than minus infinity.
             Vector best = Located ? S::broadcast(-static_cast<T>(__builtin_inff())) : pixels_of(0);

@@ -127,6 +127,15 @@ struct Simd {
     static inline Vector odd(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return 2 * i + 1; });
     }
+    /// Elements 0, Stride, 2*Stride, ...: 1, 2 or 4; whole vectors are read.
+    template <int Stride>
+    static inline Vector load_every(const T* p) {
+        if constexpr (Stride == 1) {
+            return load(p);
+        } else {
+            return even(load_every<Stride / 2>(p), load_every<Stride / 2>(p + lanes * Stride / 2));
+        }
+    }
     /// a0, b0, a1, b1, ... of the lower, or of the upper, halves of a and b.
     static inline Vector interleave_lower(Vector a, Vector b) {
         return shuffle(a, b, [](int i) { return i / 2 + i % 2 * lanes; });

@@ -187,7 +187,7 @@ void average_windows(index_t n, index_t kernel, index_t stride, const T* x, cons
         if constexpr (Stride == 1 || (Stride == 2 && lanes > 1)) {
             const T* from = x + Stride * j;
             for (index_t s = 0; s < kernel; ++s, ++from) {
-                sum += Stride == 1 ? S::load(from) : S::even(S::load(from), S::load(from + lanes));
+                sum += S::template load_every<Stride>(from);
             }
         } else {
             for (int l = 0; l < lanes; ++l) {

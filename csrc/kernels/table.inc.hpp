@@ -24,11 +24,12 @@ constexpr void fill_tiles(TypedKernels<T>& kernels) {
     if constexpr (M > 1) fill_tiles<T, Bytes, M - 1, NV>(kernels);
 }
 
-template <class T, int Bytes, bool ManyRegisters, int Run>
+template <class T, int Bytes, bool ManyRegisters, int Stride, int Run>
 constexpr void fill_runs(TypedKernels<T>& kernels) {
-    kernels.weighted_rows[Run] = weighted_rows<T, Bytes, Run, 8>;
-    kernels.products_of_runs[Run] = products_of_runs<T, Bytes, Run, (ManyRegisters ? 3 : 2)>;
-    if constexpr (Run > 1) fill_runs<T, Bytes, ManyRegisters, Run - 1>(kernels);
+    kernels.weighted_rows[Stride][Run] = weighted_rows<T, Bytes, Stride, Run, 8>;
+    if constexpr (Stride == 2) kernels.alternating_rows[Run] = alternating_rows<T, Bytes, Run, 4>;
+    kernels.products_of_runs[Stride][Run] = products_of_runs<T, Bytes, Stride, Run, (ManyRegisters ? 3 : 2)>;
+    if constexpr (Run > 1) fill_runs<T, Bytes, ManyRegisters, Stride, Run - 1>(kernels);
 }
 
 template <class T, int Bytes, int Form>
@@ -58,7 +59,9 @@ constexpr TypedKernels<T> typed_kernels() {
     kernels.relu_max_pool_rows[2] = relu_max_pool_rows<T, Bytes, 2>;
     kernels.relu_pool_pixels = relu_pool_pixels<T, Bytes, NV>;
     kernels.unpool_pixels = unpool_pixels<T, Bytes, NV>;
-    fill_runs<T, Bytes, (MR * NV >= 28), longest_run>(kernels);
+    static_assert(longest_stride == 2);
+    fill_runs<T, Bytes, (MR * NV >= 28), 1, longest_run>(kernels);
+    fill_runs<T, Bytes, (MR * NV >= 28), 2, longest_strided_run>(kernels);
     kernels.products_of_rows = products_of_rows<T, Bytes, (MR * NV >= 28 ? 24 : 8)>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;

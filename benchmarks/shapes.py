@@ -177,6 +177,10 @@ OPERATORS = {
     "grouped convolution": [
         Operator("conv 3x3 p1, depthwise", "conv2d", (8, 128, 28, 28), (8, 128, 28, 28),
                  {"padding": 1, "groups": 128}, (128, 1, 3, 3)),
+        Operator("conv 3x3 s2 p1, depthwise", "conv2d", (8, 128, 56, 56), (8, 128, 28, 28),
+                 {"stride": 2, "padding": 1, "groups": 128}, (128, 1, 3, 3)),
+        Operator("conv 3x3 s2 p1, depthwise, 14x14", "conv2d", (16, 256, 14, 14), (16, 256, 7, 7),
+                 {"stride": 2, "padding": 1, "groups": 256}, (256, 1, 3, 3)),
         Operator("conv 3x3 p1, 32 groups", "conv2d", (8, 64, 56, 56), (8, 64, 56, 56),
                  {"padding": 1, "groups": 32}, (64, 2, 3, 3)),
     ],

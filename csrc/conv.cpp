@@ -6,6 +6,7 @@
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_depthwise.hpp"
 #include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
@@ -316,7 +317,11 @@ void conv2d_forward(const ConvShape& shape, const T* x, const T* weight, const T
     }
     Correlation<T> correlation = forward_correlation(s, x, weight, bias, y);
     correlation.relu = relu;
-    correlate(correlation, form);
+    if (suits_depthwise<T>(s, Pass::forward)) {
+        correlate_depthwise(std::vector{correlation});
+    } else {
+        correlate(correlation, form);
+    }
 }
 
 template <class T>
@@ -340,7 +345,8 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
         conv2d_backward_data_by_phases(s, *of_phases, dy, weight, bias, dx);
         return;
     }
-    if (!bias && suits_taps(s) && !form) {
+    const bool depthwise = suits_depthwise<T>(s, Pass::backward_data);
+    if (!bias && !depthwise && suits_taps(s) && !form) {
         conv2d_backward_data_by_taps(s, dy, weight, dx);
         return;
     }
@@ -363,6 +369,10 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
             if (no_taps(phase_v) || no_taps(phase_h)) continue;
             phases.push_back(backward_correlation(s, phase_v, phase_h, dy, weight, bias, dx));
         }
+    }
+    if (depthwise && !phases.empty()) {
+        correlate_depthwise(phases);
+        return;
     }
     if (!form && !phases.empty() && suits_planes(phases[0])) {
         correlate_planes(phases);

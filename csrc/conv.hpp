@@ -7,6 +7,9 @@
 
 namespace npconv {
 
+/// What is to be made of a convolution.
+enum class Pass { forward, backward_data, backward_weight };
+
 /// How a convolution is computed. All give the same result, but for rounding.
 enum class Algorithm { automatic, gemm, winograd2, winograd4 };
 

@@ -9,9 +9,6 @@
 
 namespace npconv {
 
-/// What is to be made of a convolution.
-enum class Pass { forward, backward_data, backward_weight };
-
 /// Whether that is expected to be faster.
 template <class T>
 bool suits_patches(const ConvShape& shape, Algorithm algorithm, Pass pass);

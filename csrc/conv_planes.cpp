@@ -50,8 +50,8 @@ class Pixels {
             zeros_.resize(static_cast<std::size_t>(left_ + right_));
             scratch_ = left_ + rows_read(block_rows) * width + right_;
         } else {
-            if (is_run(layout_.width(), [&](const Tap& tap) { return layout_.tap_offset(tap, h.taps[0]); }))
-                length = taps;
+            const auto place = [&](const Tap& tap) { return layout_.tap_offset(tap, h.taps[0]); };
+            if (is_run(layout_.width(), place)) length = taps;
             scratch_ = layout_.size(channels) + 2 * lanes;
             width = scratch_ - lanes;  // nothing to be masked
         }
@@ -84,17 +84,16 @@ class Pixels {
             return;
         }
         const index_t from = first * stride + top_;
+        const index_t above = std::clamp<index_t>(-from, 0, read);  // rows beyond the image
+        const index_t below = std::clamp<index_t>(v_.in - from, above, read);
         const T* pixels = image + from * width;  // of row 0
-        if (image - begin < left_ || end - image < v_.in * width - width + right_) {
-            const index_t above = std::clamp<index_t>(-from, 0, read),
-                          below = std::clamp<index_t>(v_.in - from, above, read);
+        if (image - begin < left_ || end - image < (v_.in - 1) * width + right_) {
             std::copy(pixels + above * width, pixels + below * width, copy + left_ + above * width);
             pixels = copy + left_;
         }
-        for (index_t i = 0; i < read; ++i) {
-            const bool inside = from + i >= 0 && from + i < v_.in;
-            row[i] = inside ? pixels + i * width : zeros_.data() + left_;
-        }
+        std::fill(row, row + above, zeros_.data() + left_);
+        for (index_t i = above; i < below; ++i) row[i] = pixels + i * width;
+        std::fill(row + below, row + read, zeros_.data() + left_);
     }
 
    private:
@@ -121,7 +120,8 @@ struct Phase {
         : c(odd ? of_both(correlation, *odd) : correlation),
           pixels(c.v, c.h, block_rows, c.in_channels, c.weight_c, c.kw) {
         if (odd) {
-            odd_runs = pixels.runs() / c.h.taps.size() * odd->h.taps.size();
+            odd_runs = c.in_channels * static_cast<index_t>(odd->h.taps.size()) *
+                       static_cast<index_t>(c.v.taps.size()) / pixels.length;
             even_runs = pixels.runs() - odd_runs;
         }
         weights.reserve(static_cast<std::size_t>(c.groups * c.out_channels * c.reduction()));

@@ -5,6 +5,7 @@
 #include "conv.hpp"
 #include "conv_batch.hpp"
 #include "conv_channels.hpp"
+#include "conv_depthwise.hpp"
 #include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
@@ -136,7 +137,8 @@ void pooled_backward_weight(const ConvShape& conv, const PoolShape& pool, const 
         return;
     }
     const bool every_d_th = dilated(conv) && winograd_weight_form(conv, automatic);
-    if (dweight && (every_d_th || suits_patches<T>(conv, automatic, Pass::backward_weight))) {
+    const bool depthwise = suits_depthwise<T>(in_one_row(conv), Pass::backward_weight);
+    if (depthwise || (dweight && (every_d_th || suits_patches<T>(conv, automatic, Pass::backward_weight)))) {
         Scratch<T> dz(conv.n * conv.k * conv.oh * conv.ow);
         relu_max_pool2d_backward(TapPixels(pool), conv.n * conv.k, dy, taps, dz.data());
         conv2d_backward_weight(conv, dz.data(), x, dweight, dbias);
@@ -166,8 +168,9 @@ void conv2d_relu_max_pool2d_forward(const ConvShape& conv, const PoolShape& pool
     const Correlation<T> correlation = forward_correlation<T>(conv, x, weight, bias, nullptr);
     const bool fills_vectors = conv.kg() >= std::max(8, kernels_of<T>().lanes);
     const WinogradForm* const form = winograd_form(conv, Algorithm::automatic);
-    const bool as_another =
-        suits_patches<T>(conv, Algorithm::automatic, Pass::forward) || phases_form<T>(conv, Algorithm::automatic);
+    const bool as_another = suits_patches<T>(conv, Algorithm::automatic, Pass::forward) ||
+                            phases_form<T>(conv, Algorithm::automatic) ||
+                            suits_depthwise<T>(in_one_row(conv), Pass::forward);
     const Way way = way_of(correlation, form);
     // A reduction of one step is summed in the same order either way.
     const bool one_step = correlation.reduction() <= channels_reduction_block;

@@ -6,6 +6,7 @@
 #include "conv.hpp"
 #include "conv_1x1.hpp"
 #include "conv_batch.hpp"
+#include "conv_depthwise.hpp"
 #include "conv_patches.hpp"
 #include "conv_phases.hpp"
 #include "conv_planes.hpp"
@@ -187,6 +188,10 @@ void conv2d_backward_weight(const ConvShape& shape, const T* dy, const T* x, T* 
         return;
     }
     const ConvShape s = in_one_row(shape);
+    if (suits_depthwise<T>(s, Pass::backward_weight)) {
+        conv2d_backward_weight_depthwise(s, dy, x, dweight, dbias);
+        return;
+    }
     const index_t plane = s.oh * s.ow;
     if (weight_suits_planes(s)) {
         const auto plane_of = [&](index_t image, index_t channel, T* buffer) -> const T* {

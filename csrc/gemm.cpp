@@ -10,7 +10,7 @@ namespace npconv {
 namespace {
 
 // A task owns a block of c of at most rows_block x columns_block and sums it reduction_block steps at a time, so that
-// its packed operands (in float32 220 KiB of a, 512 KiB of b) stay in the L2 cache.
+// what it reads of a (in float32 220 KiB) stays in the L2 cache, and a panel of b at a time (32 KiB) in the L1 cache.
 constexpr index_t rows_block = 224;
 constexpr index_t columns_block = 512;
 constexpr index_t reduction_block = 256;

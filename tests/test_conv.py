@@ -106,6 +106,14 @@ LARGE = [
     # The data gradient of few input channels, in several blocks of rows.
     ((2, 3, 190, 160), (20, 3, 5, 5), (2, 2, 1, 1)),
     ((1, 2, 300, 130), (10, 1, 7, 3), (3, 1, 2, 2)),
+    # Depthwise: lanes of channels, as many as fill vectors and not, and planes in place, of stride 1 and 2.
+    ((5, 40, 7, 7), (40, 1, 3, 3), (1, 1, 1, 40)),
+    ((5, 19, 15, 12), (19, 1, 5, 5), (2, 2, 1, 19)),
+    ((3, 33, 30, 41), (33, 1, 4, 7), (3, (1, 3), (2, 1), 33)),
+    ((2, 6, 10, 9), (6, 1, 2, 2), (5, 0, 1, 6)),  # a stride with pixels that no tap meets
+    ((3, 17, 60, 70), (17, 1, 3, 3), (2, 1, 1, 17)),
+    ((2, 9, 90, 75), (9, 1, 5, 4), (2, 2, 1, 9)),
+    ((2, 9, 90, 75), (9, 1, 5, 5), (1, 2, 1, 9)),
 ]
 
 
@@ -268,41 +276,56 @@ def test_depthwise_planes_of_any_height(dtype: type, width: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("height", "width", "kernel", "padding", "dilation"),
+    ("height", "width", "kernel", "stride", "padding", "dilation"),
     [
-        (7, 7, (3, 3), 1, 1),
-        (28, 28, (3, 3), 1, 1),
-        (12, 35, (5, 7), (2, 3), 1),
-        (19, 40, (3, 3), (1, 2), (1, 2)),
-        (9, 33, (3, 3), 0, 1),
-        (4, 5, (3, 2), 21, 1),  # results further from the image than a vector is long
-        (1, 1, (1, 1), 9, 1),
-        (40, 70, (8, 3), ((7, 0), (1, 20)), 1),
+        (7, 7, (3, 3), 1, 1, 1),
+        (28, 28, (3, 3), 1, 1, 1),
+        (12, 35, (5, 7), 1, (2, 3), 1),
+        (19, 40, (3, 3), 1, (1, 2), (1, 2)),
+        (9, 33, (3, 3), 1, 0, 1),
+        (4, 5, (3, 2), 1, 21, 1),  # results further from the image than a vector is long
+        (1, 1, (1, 1), 1, 9, 1),
+        (40, 70, (8, 3), 1, ((7, 0), (1, 20)), 1),
+        (14, 14, (3, 3), 2, 1, 1),
+        (15, 13, (5, 4), 2, ((2, 1), (0, 3)), 1),
+        (60, 61, (3, 3), 2, 1, 1),
+        (61, 90, (5, 5), 2, 2, 1),
+        (60, 90, (6, 2), 2, 1, 1),
+        (60, 61, (3, 3), 2, (2, 30), (1, 2)),
+        (33, 70, (3, 4), (1, 2), 1, 1),
+        (17, 40, (3, 3), 3, 1, 1),
+        (130, 40, (3, 1), 3, 1, 1),
     ],
 )
 @pytest.mark.parametrize("filters", [1, 3])
 def test_depthwise_planes_keep_to_themselves(
-    dtype: type, height: int, width: int, kernel: tuple, padding: object, dilation: object, filters: int
+    dtype: type,
+    height: int,
+    width: int,
+    kernel: tuple,
+    stride: object,
+    padding: object,
+    dilation: object,
+    filters: int,
 ) -> None:
     rng = np.random.default_rng(5)
-    channels = 7
+    channels = 17
     x = rng.standard_normal((2, channels, height, width)).astype(dtype)
     x[:, ::2] = np.nan  # what a plane's neighbours hold is next to its edges in memory
     weight = rng.standard_normal((channels * filters, 1, *kernel)).astype(dtype)
-    y = npconv.conv2d(x, weight, None, 1, padding, dilation, channels)
+    y = npconv.conv2d(x, weight, None, stride, padding, dilation, channels)
     dy = rng.standard_normal(y.shape).astype(dtype)
     dy[:, [i for i in range(len(weight)) if i // filters % 2 == 0]] = np.nan
-    gradients = npconv.conv2d_backward(dy, x, weight, 1, padding, dilation, channels)
+    gradients = npconv.conv2d_backward(dy, x, weight, stride, padding, dilation, channels)
     for channel in range(1, channels, 2):
         its = slice(channel * filters, (channel + 1) * filters)
         for image in range(2):
             alone, dy_alone = x[image : image + 1, [channel]], dy[image : image + 1, its]
-            expected = npconv.conv2d(alone, weight[its], None, 1, padding, dilation)
-            assert y[image, its].tobytes() == expected[0].tobytes()
-            assert_close(expected, reference.conv2d(alone, weight[its], None, 1, padding, dilation), weight[0].size)
-            dx = reference.conv2d_backward(dy_alone, alone, weight[its], 1, padding, dilation)[0]
+            expected = reference.conv2d(alone, weight[its], None, stride, padding, dilation)
+            assert_close(y[image, its], expected[0], weight[0].size)
+            dx = reference.conv2d_backward(dy_alone, alone, weight[its], stride, padding, dilation)[0]
             assert_close(gradients[0][image : image + 1, [channel]], dx, weight[its].size)
-        of_both = reference.conv2d_backward(dy[:, its], x[:, [channel]], weight[its], 1, padding, dilation)
+        of_both = reference.conv2d_backward(dy[:, its], x[:, [channel]], weight[its], stride, padding, dilation)
         for actual, wanted in zip((gradients[1][its], gradients[2][its]), of_both[1:], strict=True):
             assert_close(actual, wanted, dy[:, 0].size)
 

@@ -34,6 +34,9 @@ constexpr int longest_run = 7;
 constexpr int longest_stride = 2;
 constexpr int longest_strided_run = 5;
 
+/// The taps of depthwise convolution are met in blocks of so many rows and columns at most.
+constexpr int most_tap_rows = 3, most_tap_columns = 3;
+
 /// A form of Winograd's algorithm, for kernels of `kernel` x `kernel` taps and a stride: `tile` x `tile` outputs from
 /// size x size inputs, by as many products.
 struct WinogradForm {
@@ -188,6 +191,20 @@ struct TypedKernels {
     void (*products_of_runs[longest_stride + 1][longest_run + 1])(index_t runs, const T* const* row,
                                                                   const index_t* column, index_t width, const T* dy,
                                                                   index_t ld_dy, index_t rows, index_t n, T* sums);
+
+    /// With channels as lanes: y[i*ld_y + j*step_y] = bias, or, if that is null, what is there, + the sum over r < R, c
+    /// < C of weight[(r*C + c)*lanes] * x[offset[r] + i*ld_x + j*step_x + c*lanes], for i < rows and j < n; all of them
+    /// are vectors. The indices of the table are R and C.
+    void (*depthwise_taps[most_tap_rows + 1][most_tap_columns + 1])(const T* x, const index_t* offset, index_t ld_x,
+                                                                    index_t step_x, const T* weight, const T* bias,
+                                                                    bool relu, index_t rows, index_t n, T* y,
+                                                                    index_t ld_y, index_t step_y);
+
+    /// The way back: sums[(r*C + c)*lanes] += the sum of dy[(i*n + j)*lanes] * x[offset[r] + i*ld_x + j*step_x +
+    /// c*lanes].
+    void (*depthwise_products[most_tap_rows + 1][most_tap_columns + 1])(const T* x, const index_t* offset, index_t ld_x,
+                                                                        index_t step_x, const T* dy, index_t rows,
+                                                                        index_t n, T* sums);
 
     /// For several planes and any taps: sums[p*ld_sums + t] += the sum over i < rows, j < n of dy[p][i*ld_dy + j] *
     /// x[offset[t] + i*ld_x + j], for p < planes. Whole vectors are read.

@@ -108,6 +108,7 @@ void weighted_rows_from(index_t first, WholeColumns whole, const index_t (&runs)
                 NPCONV_UNROLL
                 for (int r = read; r < read + R * Stride; ++r) __builtin_prefetch(row[first * Stride + r] + j * Stride);
             }
+            // The taps of one column, or of two side by side, whose pixels `source` loads into `pixels`.
             const auto meet = [&](const T* w0, const auto& source, auto& pixels, Vector(&to)[R]) {
                 constexpr int columns = sizeof pixels / sizeof(Vector);
                 Vector w[columns][Run];

@@ -1,6 +1,7 @@
 // Fills a `Kernels` table: the vector width and the tile sizes are all that an instruction set has to choose.
 #pragma once
 
+#include "depthwise.inc.hpp"
 #include "elementwise.inc.hpp"
 #include "gemm.inc.hpp"
 #include "pack.inc.hpp"
@@ -26,10 +27,22 @@ constexpr void fill_tiles(TypedKernels<T>& kernels) {
 
 template <class T, int Bytes, bool ManyRegisters, int Stride, int Run>
 constexpr void fill_runs(TypedKernels<T>& kernels) {
-    kernels.weighted_rows[Stride][Run] = weighted_rows<T, Bytes, Stride, Run, 8>;
+    constexpr int rows = Stride == 1 || ManyRegisters ? 8 : 4;
+    kernels.weighted_rows[Stride][Run] = weighted_rows<T, Bytes, Stride, Run, rows>;
     if constexpr (Stride == 2) kernels.alternating_rows[Run] = alternating_rows<T, Bytes, Run, 4>;
     kernels.products_of_runs[Stride][Run] = products_of_runs<T, Bytes, Stride, Run, (ManyRegisters ? 3 : 2)>;
     if constexpr (Run > 1) fill_runs<T, Bytes, ManyRegisters, Stride, Run - 1>(kernels);
+}
+
+template <class T, int Bytes, int Rows, int Columns>
+constexpr void fill_depthwise(TypedKernels<T>& kernels) {
+    kernels.depthwise_taps[Rows][Columns] = depthwise_taps<T, Bytes, Rows, Columns>;
+    kernels.depthwise_products[Rows][Columns] = depthwise_products<T, Bytes, Rows, Columns>;
+    if constexpr (Columns > 1) {
+        fill_depthwise<T, Bytes, Rows, Columns - 1>(kernels);
+    } else if constexpr (Rows > 1) {
+        fill_depthwise<T, Bytes, Rows - 1, most_tap_columns>(kernels);
+    }
 }
 
 template <class T, int Bytes, int Form>
@@ -62,6 +75,7 @@ constexpr TypedKernels<T> typed_kernels() {
     static_assert(longest_stride == 2);
     fill_runs<T, Bytes, (MR * NV >= 28), 1, longest_run>(kernels);
     fill_runs<T, Bytes, (MR * NV >= 28), 2, longest_strided_run>(kernels);
+    fill_depthwise<T, Bytes, most_tap_rows, most_tap_columns>(kernels);
     kernels.products_of_rows = products_of_rows<T, Bytes, (MR * NV >= 28 ? 24 : 8)>;
     kernels.sum = sum<T, Bytes>;
     kernels.sum_of_squares = sum_of_squares<T, Bytes>;

@@ -52,7 +52,7 @@ struct PixelsMasked {
 /// Calls body(pixels_at), where pixels_at(column) is one of them for rows of `width` pixels; `wanted` are the lanes of
 /// which not all pixels are 0.
 template <class T, int Bytes, int Stride, class Body>
-NPCONV_INLINE void with_pixels(index_t width, bool whole, typename Simd<T, Bytes>::IntVector wanted, Body&& body) {
+inline void with_pixels(index_t width, bool whole, typename Simd<T, Bytes>::IntVector wanted, Body&& body) {
     if (whole) {
         body([](index_t at) { return PixelsAsTheyLie<T, Bytes, Stride>{at}; });
     } else {
@@ -63,19 +63,18 @@ NPCONV_INLINE void with_pixels(index_t width, bool whole, typename Simd<T, Bytes
 /// The columns of the results whose vectors, from there on, meet pixels within [0, width) alone.
 struct WholeColumns {
     index_t begin, end;
-
-    WholeColumns(index_t runs, const index_t* column, index_t width, index_t stride, index_t lanes) {
-        index_t leftmost = 0, rightmost = 0;
-        for (index_t k = 0; k < runs; ++k) {
-            leftmost = column[k] < leftmost ? column[k] : leftmost;
-            rightmost = column[k] > rightmost ? column[k] : rightmost;
-        }
-        begin = (-leftmost + stride - 1) / stride;
-        const index_t last = width - 1 - rightmost - (lanes - 1) * stride;
-        end = last < 0 ? 0 : last / stride + 1;
-    }
     bool contain(index_t j) const { return begin <= j && j < end; }
 };
+
+inline WholeColumns whole_columns(index_t runs, const index_t* column, index_t width, index_t stride, index_t lanes) {
+    index_t leftmost = 0, rightmost = 0;
+    for (index_t k = 0; k < runs; ++k) {
+        leftmost = column[k] < leftmost ? column[k] : leftmost;
+        rightmost = column[k] > rightmost ? column[k] : rightmost;
+    }
+    const index_t last = width - 1 - rightmost - (lanes - 1) * stride;
+    return {(-leftmost + stride - 1) / stride, last < 0 ? 0 : last / stride + 1};
+}
 
 /// Rows [first, rows): in blocks of R, what is left of them in blocks of half as many, and so on. A block, and the last
 /// vector of a row, may overlap the one before: the same sums again are cheaper than parts of them. A pixel is loaded
@@ -180,7 +179,7 @@ void weighted_rows_from(index_t first, WholeColumns whole, const index_t (&runs)
 template <class T, int Bytes, int Stride, int Run, int R>
 void weighted_rows(index_t runs, const T* const* row, const index_t* column, index_t width, const T* weight, T bias,
                    bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
-    const WholeColumns whole(runs, column, width, Stride, Simd<T, Bytes>::lanes);
+    const auto whole = whole_columns(runs, column, width, Stride, Simd<T, Bytes>::lanes);
     weighted_rows_from<T, Bytes, Stride, 1, Run, R>(0, whole, {runs}, row, column, width, weight, bias, relu, rows, n,
                                                     y, ld_y);
 }
@@ -188,16 +187,15 @@ void weighted_rows(index_t runs, const T* const* row, const index_t* column, ind
 template <class T, int Bytes, int Run, int R>
 void alternating_rows(index_t even_runs, index_t odd_runs, const T* const* row, const index_t* column, index_t width,
                       const T* weight, T bias, bool relu, index_t rows, index_t n, T* y, index_t ld_y) {
-    const WholeColumns whole(even_runs + odd_runs, column, width, 1, Simd<T, Bytes>::lanes);
+    const auto whole = whole_columns(even_runs + odd_runs, column, width, 1, Simd<T, Bytes>::lanes);
     weighted_rows_from<T, Bytes, 1, 2, Run, R>(0, whole, {even_runs, odd_runs}, row, column, width, weight, bias, relu,
                                                rows, n, y, ld_y);
 }
 
-/// Adds to the sums of G runs what n columns of R rows at a time give, then of half as many rows, and so on.
+/// Adds to the sums of G runs what n columns of R rows at a time give, then of what is left of them one by one.
 template <class T, int Bytes, int Stride, int Run, int G, int R>
-NPCONV_INLINE void add_products(WholeColumns whole, const T* const* row, const index_t* column, index_t width,
-                                const T* dy, index_t ld_dy, index_t rows, index_t n,
-                                typename Simd<T, Bytes>::Vector (&sum)[G][Run]) {
+inline void add_products(WholeColumns whole, const T* const* row, const index_t* column, index_t width, const T* dy,
+                         index_t ld_dy, index_t rows, index_t n, typename Simd<T, Bytes>::Vector (&sum)[G][Run]) {
     using S = Simd<T, Bytes>;
     using Vector = typename S::Vector;
     constexpr int lanes = S::lanes, read = (R - 1) * Stride + Run;
@@ -226,7 +224,7 @@ NPCONV_INLINE void add_products(WholeColumns whole, const T* const* row, const i
         }
     }
     if constexpr (R > 1) {
-        add_products<T, Bytes, Stride, Run, G, R / 2>(whole, row, column, width, dy, ld_dy, rows, n, sum);
+        add_products<T, Bytes, Stride, Run, G, 1>(whole, row, column, width, dy, ld_dy, rows, n, sum);
     }
 }
 
@@ -238,7 +236,7 @@ void products_of_runs(index_t runs, const T* const* row, const index_t* column, 
     constexpr int lanes = S::lanes;
     for (; runs >= G; runs -= G, column += G) {
         typename S::Vector sum[G][Run] = {};
-        const WholeColumns whole(G, column, width, Stride, lanes);
+        const auto whole = whole_columns(G, column, width, Stride, lanes);
         add_products<T, Bytes, Stride, Run, G, 4>(whole, row, column, width, dy, ld_dy, rows, n, sum);
         NPCONV_UNROLL
         for (int g = 0; g < G; ++g) {

@@ -360,9 +360,6 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
             backward_axis(s.w, s.ow, s.kw, s.stride.w, s.dilation.w, s.pad.left, (i + s.pad.left) % s.stride.w));
     }
     const auto no_taps = [](const Axis& axis) { return axis.taps.empty(); };
-    if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
-        fill_planes(s.n, s.c, s.h * s.w, bias, dx);
-    }
     std::vector<Correlation<T>> phases;
     for (const Axis& phase_v : v) {
         for (const Axis& phase_h : h) {
@@ -373,6 +370,9 @@ void conv2d_backward_data(const ConvShape& shape, const T* dy, const T* weight, 
     if (depthwise && !phases.empty()) {
         correlate_depthwise(phases);
         return;
+    }
+    if (std::any_of(v.begin(), v.end(), no_taps) || std::any_of(h.begin(), h.end(), no_taps)) {
+        fill_planes(s.n, s.c, s.h * s.w, bias, dx);
     }
     if (!form && !phases.empty() && suits_planes(phases[0])) {
         correlate_planes(phases);

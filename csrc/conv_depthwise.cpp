@@ -64,8 +64,8 @@ struct Planes {
 /// A few rows and columns of taps, which are met together. The columns are side by side.
 struct TapBlock {
     int rows, columns;
-    index_t offset[most_tap_rows];                     // of the pixels that the first result meets, by row
-    index_t element[most_tap_rows][most_tap_columns];  // which of a filter's weights a tap is
+    index_t offset[most_tap_rows];                      // of the pixels that the first result meets, by row
+    index_t element[most_tap_rows * most_tap_columns];  // tap by tap: which of a filter's weights it is
 
     int taps() const { return rows * columns; }
 };
@@ -82,13 +82,13 @@ std::vector<TapBlock> blocks_of_taps(const Planes<T>& planes, const Axis& v, con
         }
         for (auto top = v.taps.begin(); top != v.taps.end();) {
             TapBlock block{};
+            block.columns = static_cast<int>(right - left);
             for (; top != v.taps.end() && block.rows < most_tap_rows; ++top, ++block.rows) {
                 block.offset[block.rows] = planes.place(top->offset, left->offset);
                 for (auto tap = left; tap != right; ++tap) {
-                    block.element[block.rows][tap - left] = top->index * kw + tap->index;
+                    block.element[block.taps() + (tap - left)] = top->index * kw + tap->index;
                 }
             }
-            block.columns = static_cast<int>(right - left);
             blocks.push_back(block);
         }
     }
@@ -141,7 +141,7 @@ void correlate_depthwise(const std::vector<Correlation<T>>& phases) {
             for (const TapBlock& block : of_phase) {
                 for (int i = 0; i < block.taps(); ++i) {
                     to += lanes;
-                    *to = any.weight[group * any.weight_group + block.element[i / block.columns][i % block.columns]];
+                    *to = any.weight[group * any.weight_group + block.element[i]];
                 }
             }
         }
@@ -233,7 +233,7 @@ void conv2d_backward_weight_depthwise(const ConvShape& s, const T* dy, const T* 
         for (const TapBlock& block : blocks) {
             for (int i = 0; dweight && i < block.taps(); ++i) {
                 from += lanes;
-                dweight[group * taps + block.element[i / block.columns][i % block.columns]] = *from;
+                dweight[group * taps + block.element[i]] = *from;
             }
         }
     }

@@ -13,7 +13,7 @@ template <class T>
 bool suits_depthwise(const ConvShape& shape, Pass pass);
 
 /// Correlations of the same input, whose results lie between each other in the same output: the phases of a data
-/// gradient.
+/// gradient. Results that belong to none are the bias.
 template <class T>
 void correlate_depthwise(const std::vector<Correlation<T>>& phases);
 
